@@ -1,0 +1,220 @@
+"""Progress with a rate and a remaining time for everything that lasts longer than two seconds.
+
+Where it is shown depends on who looks:
+
+- CALLFORGE_PROGRESS_FILE is set (a parent process draws): at most five JSON lines a second are appended there, each
+  `{"label", "done", "total", "unit", "rate", "remaining_s", "elapsed_s", "finished", "pid", "time"}`. `total` and
+  `remaining_s` are null where unknown; `rate` is units a second; `time` is seconds since the epoch. `label` and `pid`
+  together name one bar; its last line has `finished: true` unless the process was killed.
+- standard error is a terminal: a bar, drawn by rich.
+- otherwise: a line at most every five seconds.
+
+`advance` only counts; a thread does the showing, so it may be called a million times a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+PROGRESS_FILE = "CALLFORGE_PROGRESS_FILE"
+SILENT_SECONDS = 2.0
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One moment of a bar, as it is written to the progress file."""
+
+    label: str
+    done: float
+    total: float | None
+    unit: str
+    rate: float
+    remaining_s: float | None
+    elapsed_s: float
+    finished: bool
+    pid: int = field(default_factory=os.getpid)
+    time: float = field(default_factory=time.time)
+
+
+def track(
+    items_or_total: Iterable[Item] | float | None, label: str, unit: str, *, total: float | None = None, done: float = 0
+) -> Track[Item]:
+    """Follow a loop (`for item in track(items, ...)`) or count by hand (`with track(100, ...) as bar: bar.advance()`).
+
+    Args:
+        items_or_total: what to iterate over, or how many units there will be (None: unknown).
+        unit: what is counted, in the plural ("records"); "bytes" are shown as MB.
+        total: number of items where `items_or_total` has no length.
+        done: units that a resumed run finds done; they count for the bar and not for the rate.
+    """
+    if items_or_total is None or isinstance(items_or_total, int | float):
+        return Track(None, label, unit, items_or_total, done)
+    if total is None and isinstance(items_or_total, Sized):
+        total = len(items_or_total)
+    return Track(items_or_total, label, unit, total, done)
+
+
+class Track(Generic[Item]):
+    """A bar. Use it as an iterable or as a context manager; `done` may also be set directly."""
+
+    def __init__(self, items: Iterable[Item] | None, label: str, unit: str, total: float | None, done: float) -> None:
+        self.label, self.unit, self.total, self.done = label, unit, total, done
+        self._items = items
+        self._first = done
+        self._ended = threading.Event()
+
+    def __iter__(self) -> Iterator[Item]:
+        assert self._items is not None, "track() was given a number: use it in a `with` block"
+        with self:
+            for item in self._items:
+                yield item
+                self.done += 1
+
+    def __enter__(self) -> Track[Item]:
+        self._started = time.monotonic()
+        self._thread = threading.Thread(target=self._show, name=f"progress {self.label}", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def advance(self, units: float = 1) -> None:
+        """Count `units` more as done."""
+        self.done += units
+
+    def state(self) -> State:
+        """Where the bar stands now."""
+        elapsed = time.monotonic() - self._started
+        rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
+        remaining = max(self.total - self.done, 0) / rate if self.total is not None and rate > 0 else None
+        return State(
+            label=self.label,
+            done=self.done,
+            total=self.total,
+            unit=self.unit,
+            rate=rate,
+            remaining_s=remaining,
+            elapsed_s=elapsed,
+            finished=self._ended.is_set(),
+        )
+
+    def _show(self) -> None:
+        if self._ended.wait(SILENT_SECONDS):
+            return
+        view = _view()
+        view.show(self.state())
+        while not self._ended.wait(view.interval):
+            view.show(self.state())
+        view.show(self.state())
+
+
+class _View(Protocol):
+    interval: float
+
+    def show(self, state: State) -> None: ...
+
+
+def _view() -> _View:
+    if path := os.environ.get(PROGRESS_FILE):
+        return _FileView(Path(path))
+    return _BarView() if sys.stderr.isatty() else _LineView()
+
+
+class _FileView:
+    interval = 0.2
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.shown: tuple[float, bool] | None = None
+
+    def show(self, state: State) -> None:
+        if (state.done, state.finished) == self.shown:
+            return
+        self.shown = (state.done, state.finished)
+        with self.path.open("a", encoding="utf-8") as file:  # one write of one short line: whole among several writers
+            file.write(json.dumps(asdict(state)) + "\n")
+
+
+class _LineView:
+    interval = 5.0
+
+    def show(self, state: State) -> None:
+        print(line_of(state), file=sys.stderr, flush=True)
+
+
+class _BarView:
+    """All bars of the process share one rich display: a terminal has only one last line."""
+
+    interval = 0.1
+    lock = threading.Lock()
+    display: Any = None
+    open_bars = 0
+
+    def __init__(self) -> None:
+        self.task: Any = None
+
+    def show(self, state: State) -> None:
+        shared = _BarView
+        with shared.lock:
+            if self.task is None:
+                self._open(state)
+            shared.display.update(self.task, completed=state.done, note=_numbers(state))
+            if state.finished:
+                shared.open_bars -= 1
+                if shared.open_bars == 0:
+                    shared.display.stop()
+                    shared.display = None
+
+    def _open(self, state: State) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        shared = _BarView
+        if shared.display is None:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            shared.display = Progress(*columns, console=Console(stderr=True))
+            shared.display.start()
+        self.task = shared.display.add_task(state.label, total=state.total, note="")
+        shared.open_bars += 1
+
+
+def line_of(state: State) -> str:
+    """`label 120/400 records (30 %), 12.3 records/s, 0:23 left`."""
+    return f"{state.label} {_numbers(state)}"
+
+
+def _numbers(state: State) -> str:
+    scale, unit = (1e6, "MB") if state.unit == "bytes" else (1, state.unit)
+    done = _number(state.done / scale)
+    if state.total:
+        done += f"/{_number(state.total / scale)} {unit} ({min(100 * state.done / state.total, 100):.0f} %)"
+    else:
+        done += f" {unit}"
+    text = f"{done}, {_number(state.rate / scale)} {unit}/s"
+    if state.finished:
+        return f"{text}, took {_clock(state.elapsed_s)}"
+    return text + (f", {_clock(state.remaining_s)} left" if state.remaining_s is not None else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) or value >= 100 else f"{value:.3g}"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

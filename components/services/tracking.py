@@ -1,0 +1,312 @@
+"""One MLflow run for one run of the pipeline: metrics, parameters, tags, tables and pages of all its stages.
+
+The server comes from MLFLOW_TRACKING_URI; without it the tracker does nothing. Inside Kubeflow the run that KFP's
+MLflow plugin opened (MLFLOW_RUN_ID) is joined and its state left to KFP. Elsewhere it is the run of the experiment
+whose tag `callforge.run_id` is the run's id: created once, shared by the stages, found again on resume.
+
+A server that is down when a stage begins is an error. One that goes away later is not: everything that is tracked
+also lies in the stage folder, so the tracker says it once, keeps what it could not send and tries again.
+Registration of models is not done here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from components.services.errors import CallforgeError, InputError
+from components.settings import RunSettings
+
+RUN_TAG = "callforge.run_id"
+TABLES_TAG = "mlflow.loggedArtifacts"  # makes MLflow's page show an artifact as a table
+LONGEST_PARAMETER = 500
+BATCH_METRICS, BATCH_PARAMETERS, BATCH_TAGS = 1000, 100, 100  # limits of one log-batch request
+FLUSH_METRICS, FLUSH_SECONDS = 500, 5.0
+LONGEST_PAUSE = 120.0  # seconds between two tries to reach a server that went away
+LAST_TRIES = 4
+HEALTH_TIMEOUT = 10.0
+# mlflow itself would try for minutes; here a try is short and what it carries is kept for the next one.
+_MLFLOW_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+class Tracker:
+    """A tracker that does nothing: there is no MLflow server."""
+
+    run_id = ""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None) -> None:
+        """Log numbers, in order; they are sent in batches."""
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log settings; nested ones as `outer.inner`, long values cut. Logging the same again does no harm."""
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the run."""
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        """Upload one file of at most a few megabytes."""
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Upload rows as the table `name`, which MLflow's page shows; it replaces one of the same name."""
+
+    def flush(self) -> None:
+        """Send what is waiting."""
+
+
+class MlflowTracker(Tracker):
+    """Sends to one run of an MLflow server."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self.client, self.run_id = client, run_id
+        self._metrics: list[Any] = []
+        self._late: list[Callable[[], Any]] = []  # calls that failed and are made again
+        self._sent = time.monotonic()
+        self._pause = 0.0
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None) -> None:
+        from mlflow.entities import Metric
+
+        now = time.time_ns() // 1_000_000
+        self._metrics += [Metric(name, float(value), now, step or 0) for name, value in metrics.items()]
+        due = FLUSH_SECONDS if self._pause == 0 else self._pause
+        waited = time.monotonic() - self._sent
+        if waited >= due or (len(self._metrics) >= FLUSH_METRICS and self._pause == 0):
+            self.flush()
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        values = {name: str(value)[:LONGEST_PARAMETER] for name, value in _flat(params)}
+        self._send(lambda: self._log_params(values))
+
+    def _log_params(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param, RunTag
+
+        known = self.client.get_run(self.run_id).data.params
+        new = [Param(name, value) for name, value in values.items() if name not in known]
+        for start in range(0, len(new), BATCH_PARAMETERS):
+            self.client.log_batch(self.run_id, params=new[start : start + BATCH_PARAMETERS])
+        changed = [
+            RunTag(f"changed.{name}", value) for name, value in values.items() if known.get(name, value) != value
+        ]
+        if changed:
+            print(f"tracking: MLflow keeps the first value of {', '.join(tag.key[8:] for tag in changed)}; "
+                  f"the new ones are tags changed.*", flush=True)  # fmt: skip
+            self.client.log_batch(self.run_id, tags=changed[:BATCH_TAGS])
+
+    def log_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        values = [RunTag(name, str(value)) for name, value in tags.items()]
+        self._send(lambda: self.client.log_batch(self.run_id, tags=values))
+
+    def log_artifact(self, path: Path, folder: str = "") -> None:
+        self._send(lambda: self.client.log_artifact(self.run_id, str(path), folder or None))
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        table = {"columns": columns, "data": [[row.get(column) for column in columns] for row in rows]}
+        path = f"{name.removesuffix('.json')}.json"
+        self._send(lambda: self._log_table(table, path))
+
+    def _log_table(self, table: Mapping[str, Any], path: str) -> None:
+        self.client.log_dict(self.run_id, table, path)
+        listed = json.loads(self.client.get_run(self.run_id).data.tags.get(TABLES_TAG, "[]"))
+        entry = {"path": path, "type": "table"}
+        if entry not in listed:
+            self.client.set_tag(self.run_id, TABLES_TAG, json.dumps([*listed, entry]))
+
+    def flush(self) -> None:
+        self._sent = time.monotonic()
+        try:
+            while self._late:
+                self._try(self._late[0])
+                self._late.pop(0)
+            while self._metrics:
+                batch = self._metrics[:BATCH_METRICS]
+                self._try(lambda: self.client.log_batch(self.run_id, metrics=batch))  # noqa: B023
+                del self._metrics[: len(batch)]
+        except Exception as error:  # whatever it is, the work goes on
+            if not self._pause:
+                print(
+                    f"tracking: {_shown(_uri())} failed ({_first_line(error)}); the work goes on, and what was to be "
+                    f"logged is kept and sent when the server is back",
+                    flush=True,
+                )
+            self._pause = min(max(2 * self._pause, FLUSH_SECONDS), LONGEST_PAUSE)
+        else:
+            if self._pause:
+                print(f"tracking: {_shown(_uri())} is back", flush=True)
+            self._pause = 0.0
+
+    def _try(self, call: Callable[[], Any]) -> None:
+        """Make a call; what the server refuses for good is given up, so that it does not block the rest."""
+        from mlflow.exceptions import RestException
+
+        try:
+            call()
+        except RestException as error:
+            if error.get_http_status_code() >= 500:
+                raise
+            print(f"tracking: {_shown(_uri())} refused an entry: {_first_line(error)}", flush=True)
+
+    def close(self) -> None:
+        """Send what is waiting, with a few more tries; say what is given up."""
+        for attempt in range(LAST_TRIES):
+            self.flush()
+            if not self._pause:
+                return
+            time.sleep(2**attempt)
+        print(f"tracking: {_shown(_uri())} did not come back; {len(self._metrics)} metrics and {len(self._late)} other "
+              f"entries are in the stage folder and not in MLflow", flush=True)  # fmt: skip
+
+    def _send(self, call: Callable[[], Any]) -> None:
+        self._late.append(call)
+        if not self._pause:
+            self.flush()
+
+
+@contextmanager
+def open_tracker(run: RunSettings, stage: str) -> Iterator[Tracker]:
+    """The tracker of one stage of `run`.
+
+    Raises:
+        InputError: the server that MLFLOW_TRACKING_URI names does not answer or refuses.
+    """
+    if not _uri():
+        yield Tracker()
+        return
+    client = mlflow_client()
+    joined = os.environ.get("MLFLOW_RUN_ID", "")
+    try:
+        run_id = joined or _own_run(client, run)
+        client.set_tag(run_id, RUN_TAG, run.run_id)
+        if not joined:
+            client.update_run(run_id, status="RUNNING")
+    except CallforgeError:
+        raise
+    except Exception as error:
+        raise refusal(error) from error
+    tracker = MlflowTracker(client, run_id)
+    tracker.log_tags({f"callforge.{stage}": "running"})
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    finally:
+        tracker.log_tags({f"callforge.{stage}": status.lower()})
+        if not joined:
+            tracker._send(lambda: client.set_terminated(run_id, status))
+        tracker.close()
+
+
+def mlflow_client() -> Any:
+    """An MLflow client for MLFLOW_TRACKING_URI, after a look whether the server answers.
+
+    Raises:
+        InputError: it does not.
+    """
+    for name, value in _MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    check_server(_uri())
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=_uri())
+
+
+def check_server(uri: str) -> None:
+    """Ask an MLflow server for a sign of life, in seconds; any answer counts, also one that wants a login.
+
+    Raises:
+        InputError: nobody answers at `uri`, or it is no http(s) address.
+    """
+    parts = urlsplit(uri)
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: {uri!r} is no http(s) address; set it to http(s)://host:port, or unset it"
+        )
+    try:
+        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise InputError(
+                f"MLFLOW_TRACKING_URI: the server at {_shown(uri)} is ill (HTTP {error.code}); see its log"
+            ) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: no MLflow server answers at {_shown(uri)} ({reason}); start it, correct the "
+            f"address, or unset the variable to do without"
+        ) from None
+
+
+def refusal(error: Exception) -> InputError:
+    """The error for an MLflow server that answers, and says no."""
+    return InputError(
+        f"MLFLOW_TRACKING_URI: the MLflow server at {_shown(_uri())} refused: {_first_line(error)}; check "
+        f"MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and the experiment"
+    )
+
+
+def _own_run(client: Any, run: RunSettings) -> str:
+    experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or _experiment(client, run.experiment)
+    found = _runs_of(client, experiment_id, run.run_id)
+    if not found:
+        client.create_run(experiment_id, tags={RUN_TAG: run.run_id}, run_name=run.run_id)
+        found = _runs_of(client, experiment_id, run.run_id)  # two at once: both take the older one
+    return found[0]
+
+
+def _runs_of(client: Any, experiment_id: str, run_id: str) -> list[str]:
+    query = f"tags.`{RUN_TAG}` = '{run_id}'"
+    runs = client.search_runs([experiment_id], query, order_by=["attributes.start_time ASC"], max_results=1)
+    return [run.info.run_id for run in runs]
+
+
+def _experiment(client: Any, name: str) -> str:
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        try:
+            return str(client.create_experiment(name))
+        except MlflowException:  # somebody else just did
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
+        raise InputError(
+            f"run.experiment: {name!r} is deleted on {_shown(_uri())}; name another one, or bring it back with "
+            f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
+        )
+    return str(experiment.experiment_id)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _uri() -> str:
+    return os.environ.get("MLFLOW_TRACKING_URI", "")
+
+
+def _shown(uri: str) -> str:
+    """The address without a user and password that somebody may have written into it."""
+    parts = urlsplit(uri)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
