@@ -152,27 +152,27 @@ _JSON_NAMES = {"true": True, "false": False, "null": None}
 
 
 def _value(node: ast.expr) -> Any:
-    kind = type(node)
-    if kind is ast.Constant:
-        value = node.value  # type: ignore[attr-defined]
-        if type(value) in (str, int, bool) or value is None or (type(value) is float and isfinite(value)):
+    if isinstance(node, ast.Constant):
+        value = node.value
+        if isinstance(value, str | bool) or value is None or _is_number(value):
             return value
-    elif kind in (ast.List, ast.Tuple):
-        return [_value(item) for item in node.elts]  # type: ignore[attr-defined]
-    elif kind is ast.Dict:
-        keys = [_value(key) if key is not None else None for key in node.keys]  # type: ignore[attr-defined]
-        if all(type(key) is str for key in keys):
-            return {key: _value(item) for key, item in zip(keys, node.values, strict=True)}  # type: ignore[attr-defined]
-    elif kind is ast.UnaryOp:
-        operand = node.operand  # type: ignore[attr-defined]
-        if type(operand) is ast.Constant and type(operand.value) in (int, float) and isfinite(operand.value):
-            if type(node.op) is ast.USub:  # type: ignore[attr-defined]
-                return -operand.value
-            if type(node.op) is ast.UAdd:  # type: ignore[attr-defined]
-                return operand.value
-    elif kind is ast.Name and node.id in _JSON_NAMES:  # type: ignore[attr-defined]
-        return _JSON_NAMES[node.id]  # type: ignore[attr-defined]
+    elif isinstance(node, ast.List | ast.Tuple):
+        return [_value(item) for item in node.elts]
+    elif isinstance(node, ast.Dict):
+        keys = [None if key is None else _value(key) for key in node.keys]
+        if all(isinstance(key, str) for key in keys):
+            return {key: _value(item) for key, item in zip(keys, node.values, strict=True)}
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+        number: Any = node.operand.value
+        if _is_number(number) and isinstance(node.op, ast.USub | ast.UAdd):
+            return -number if isinstance(node.op, ast.USub) else number
+    elif isinstance(node, ast.Name) and node.id in _JSON_NAMES:
+        return _JSON_NAMES[node.id]
     raise _NotACallListError("not_a_literal")
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (type(value) is float and isfinite(value))
 
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|([\[({])|([\])}])', re.DOTALL)

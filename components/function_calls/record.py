@@ -110,8 +110,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
             for message in record.messages
         ],
         "tools": [
-            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
-            for tool in record.tools
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters} for tool in record.tools
         ],
         "answers": [_call(call) for call in record.answers],
     }

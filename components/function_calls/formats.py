@@ -1,0 +1,284 @@
+"""Record files read as a stream: own JSONL and the raw layout of xlam-function-calling-60k, gzip or plain.
+
+Memory does not grow with the file. A bad record is handed back as `Rejected`, with its line and reason; a file that
+cannot be read on raises FormatError after everything before the fault was handed out. Does not judge records beyond
+their structure (components/data_refine does) and does not open paths (components/services/storage.py does).
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from math import isfinite
+from typing import Any, BinaryIO, Literal
+
+from components.function_calls.record import Record, RecordError, record_from_json
+from components.function_calls.tool_schema import normalise_tool
+
+DataFormat = Literal["auto", "callforge", "xlam"]
+MAX_RECORD_BYTES = 16 * 2**20
+KEPT_OF_RAW = 2_000  # characters of a rejected line that are kept
+_CHUNK = 2**16
+
+
+class FormatError(ValueError):
+    """A file that cannot be read on: broken gzip, no text, no known layout. The text names the file and the line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A line (or element of a JSON array) that is no record: where it starts, why, and how it begins."""
+
+    line: int
+    reason: str
+    detail: str
+    raw: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The bytes of one line or element; `fault` is a reason for rejecting it unread."""
+
+    line: int
+    data: bytes
+    fault: str = ""
+
+
+def read_records(stream: BinaryIO, name: str, data_format: DataFormat = "auto") -> Iterator[Record | Rejected]:
+    """Records of a JSONL file or a JSON array, in their order; `name` stands for the file in errors.
+
+    Raises:
+        FormatError: see the class. What was read before is handed out first.
+    """
+    for piece in _with_line(_lines_or_elements(_chunks(stream, name), name), name):
+        try:
+            value = _parse(piece)
+            if data_format == "auto":
+                data_format = detect_format(value, f"{name}, line {piece.line}")
+            yield record_from_json(_normalised(_from_xlam(value) if data_format == "xlam" else value))
+        except RecordError as error:
+            raw = piece.data[: 4 * KEPT_OF_RAW].decode("utf-8", "backslashreplace")[:KEPT_OF_RAW]
+            yield Rejected(piece.line, error.reason, error.detail, raw)
+
+
+def open_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
+    """Line numbers (from 1) and lines without their ends, of a gzip or plain UTF-8 file; blank lines are left out.
+
+    Raises:
+        FormatError: broken gzip, a line over MAX_RECORD_BYTES, or bytes that are no UTF-8.
+    """
+    for piece in _with_line(_lines(_chunks(stream, name)), name):
+        if piece.fault:
+            raise FormatError(f"{name}, line {piece.line}: longer than {MAX_RECORD_BYTES:,} bytes")
+        try:
+            yield piece.line, piece.data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{name}, line {piece.line}: no UTF-8 text ({error.reason})") from None
+
+
+def detect_format(value: Mapping[str, Any], where: str) -> Literal["callforge", "xlam"]:
+    """The layout of a parsed record.
+
+    Raises:
+        FormatError: the fields are those of no known layout.
+    """
+    if "messages" in value:
+        return "callforge"
+    if {"query", "answers", "tools"} <= value.keys():
+        return "xlam"
+    fields = ", ".join(list(value)[:10]) or "none"
+    raise FormatError(
+        f"{where}: unknown record layout with the fields {fields}. Known are callforge (messages, tools, answers) and "
+        "xlam (query, tools, answers)."
+    )
+
+
+def _from_xlam(value: dict[str, Any]) -> dict[str, Any]:
+    """xLAM's {id, query, answers, tools}; answers and tools are strings that hold JSON, or lists in some mirrors."""
+    record = {key: item for key, item in value.items() if key != "query"}
+    record["id"] = f"xlam-{value.get('id')}"
+    record["source"] = "xlam"
+    record["messages"] = [{"role": "user", "content": value.get("query")}]
+    for key in ("answers", "tools"):
+        if isinstance(value.get(key), str):
+            try:
+                record[key] = _DECODER.decode(value[key])
+            except (ValueError, RecursionError) as error:
+                raise RecordError("not_json", f"{key}: {error}") from None
+    return record
+
+
+def _normalised(value: dict[str, Any]) -> dict[str, Any]:
+    tools = value.get("tools")
+    if not isinstance(tools, list):
+        raise RecordError("structure", "tools: a list is wanted" if "tools" in value else "tools: is missing")
+    plain = [normalise_tool(tool) for tool in tools]
+    return value | {"tools": plain}
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if isfinite(value) else _no_number(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+
+
+def _parse(piece: _Piece) -> dict[str, Any]:
+    if piece.fault:
+        raise RecordError(piece.fault, f"{MAX_RECORD_BYTES:,} bytes is the longest record")
+    try:
+        value = _DECODER.decode(piece.data.decode("utf-8"))
+        if b"\\u" in piece.data:  # escapes may spell half a surrogate pair, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        raise RecordError("encoding", f"no UTF-8 text: {error.reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError("not_json", str(error)) from None
+    if not isinstance(value, dict):
+        raise RecordError("structure", f"a record is a JSON object, this is {type(value).__name__}")
+    return value
+
+
+def _chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """The file's bytes, unpacked where it starts with gzip's magic bytes; never an empty chunk.
+
+    Raises:
+        FormatError: a binary file.
+        _BrokenGzipError: broken gzip.
+    """
+    data = stream.read(_CHUNK)
+    if not data.startswith(b"\x1f\x8b"):
+        data = data.removeprefix(codecs.BOM_UTF8)
+        if b"\0" in data:
+            raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is wanted, gzip allowed")
+        while data:
+            yield data
+            data = stream.read(_CHUNK)
+        return
+    first = True
+    while data:
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            if not data:
+                raise _BrokenGzipError("it ends in the middle")
+            try:
+                unpacked = member.decompress(data, _CHUNK)
+            except zlib.error as error:
+                raise _BrokenGzipError(str(error)) from None
+            if unpacked:
+                yield unpacked.removeprefix(codecs.BOM_UTF8) if first else unpacked
+                first = False
+            data = member.unconsumed_tail or (b"" if member.eof else stream.read(_CHUNK))
+        data = (member.unused_data or stream.read(_CHUNK)).lstrip(b"\0")
+
+
+class _BrokenGzipError(Exception):
+    """Gzip data that ends or breaks; becomes a FormatError where the line is known."""
+
+
+def _with_line(pieces: Iterator[_Piece], name: str) -> Iterator[_Piece]:
+    line = 0
+    try:
+        for piece in pieces:
+            line = piece.line
+            yield piece
+    except _BrokenGzipError as error:
+        raise FormatError(f"{name}: broken gzip after line {line}: {error}") from None
+
+
+def _lines_or_elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
+    head = b""
+    for chunk in chunks:
+        head += chunk
+        if head.lstrip():
+            break
+    rest = chain([head], chunks)
+    return _elements(rest, name) if head.lstrip().startswith(b"[") else _lines(rest)
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[_Piece]:
+    number, size = 1, 0
+    parts: list[bytes] = []  # of the line that is not complete yet
+    for chunk in chunks:
+        *complete, tail = chunk.split(b"\n")
+        for end in complete:
+            yield from _line(number, [*parts, end], size + len(end))
+            number, size, parts = number + 1, 0, []
+        size += len(tail)
+        if size <= MAX_RECORD_BYTES:
+            parts.append(tail)
+    yield from _line(number, parts, size)
+
+
+def _line(number: int, parts: list[bytes], size: int) -> Iterator[_Piece]:
+    data = b"".join(parts).strip()
+    if data or size > MAX_RECORD_BYTES:
+        yield _Piece(number, data, "too_long" if size > MAX_RECORD_BYTES else "")
+
+
+# Everything that cannot end an element, whole strings included; a string cut off by the end of the data is left.
+_STRING = rb'"(?:[^"\\]+|\\.)*+"'
+_INSIDE = re.compile(rb'(?:[^"\[\]{}]+|' + _STRING + rb")*+", re.DOTALL)
+_BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|' + _STRING + rb")*+", re.DOTALL)
+
+
+def _elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
+    """The elements of one JSON array, told apart by brackets and strings alone: one with bad JSON spoils no other."""
+    data = next(chunks)
+    start = scan = data.index(b"[") + 1  # of the element being read
+    line = 1 + data[:start].count(b"\n")
+    depth = 0
+    while True:
+        scan = (_INSIDE if depth else _BETWEEN).match(data, scan).end()  # type: ignore[union-attr]
+        mark = data[scan : scan + 1]
+        if mark in (b"", b'"'):
+            data, scan = data[start:], scan - start
+            start = 0
+            if len(data) > MAX_RECORD_BYTES:
+                raise FormatError(
+                    f"{name}: the element that starts on line {line} is longer than {MAX_RECORD_BYTES:,} bytes; "
+                    "a quote or a bracket may be missing"
+                )
+            more = _at_least(len(data), chunks)
+            if not more:
+                raise FormatError(f"{name}: the JSON array ends in the element that starts on line {line}")
+            data += more
+            continue
+        scan += 1
+        if mark in b"[{":
+            depth += 1
+        elif depth and mark in b"]}":
+            depth -= 1
+        elif mark in b",]":
+            element = data[start : scan - 1]
+            text = element.lstrip()
+            if text:
+                yield _Piece(line + element[: len(element) - len(text)].count(b"\n"), text.rstrip())
+            line += element.count(b"\n")
+            start = scan
+            if mark == b"]":
+                break
+    if data[scan:].strip() or any(chunk.strip() for chunk in chunks):
+        raise FormatError(f"{name}, line {line}: text after the end of the JSON array")
+
+
+def _at_least(size: int, chunks: Iterator[bytes]) -> bytes:
+    """More data, as much again as is held: strings that span chunks are then scanned a few times only."""
+    parts: list[bytes] = []
+    held = 0
+    for chunk in chunks:
+        parts.append(chunk)
+        held += len(chunk)
+        if held >= size:
+            break
+    return b"".join(parts)

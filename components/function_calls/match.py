@@ -1,0 +1,138 @@
+"""Are a model's calls the gold calls? All or nothing, with a reason for every kind of failure.
+
+Strict on purpose, as the reward of EGPO is: a text equals the gold text to the letter, an optional argument is given
+exactly where the gold gives it. A default in a tool's schema is no excuse to leave an argument out that the gold
+names, nor to add one it does not: defaults in real tool files are too often wrong or of another type. The official
+BFCL checker, which knows several accepted values per argument, judges the evaluation (components/bfcl_eval).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.function_calls.record import Call, Tool
+
+# From the nearest miss to the farthest: of several unmatched calls the nearest names the reason.
+REASONS = (
+    "wrong_value",  # right type, another value
+    "wrong_type",  # a value of another JSON type than the gold's
+    "missing_optional_argument",  # the gold gives an optional argument, the call does not
+    "unexpected_argument",  # the schema has the argument, the gold leaves it out
+    "missing_argument",  # a required argument is absent
+    "unknown_argument",  # an argument the schema does not have
+    "wrong_name",  # another tool
+    "wrong_count",  # more or fewer calls
+)
+_RANK = {reason: rank for rank, reason in enumerate(REASONS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """`ok`, or why not: one of REASONS."""
+
+    ok: bool
+    reason: str
+
+
+_OK = Match(True, "")
+
+
+def match(calls: Sequence[Call], answers: Sequence[Call], tools: Sequence[Tool]) -> Match:
+    """Compare calls with gold calls as multisets: the order of calls means nothing, that of list items does.
+
+    An integer equals a float of the same value unless the schema admits integers only; booleans are never numbers.
+    `tools` gives the schemas; where one is silent, values are compared as JSON values.
+    """
+    if len(calls) != len(answers):
+        return Match(False, "wrong_count")
+    schemas = {tool.name: tool.parameters for tool in tools}
+    # Equality under one schema is an equivalence: calls that fit the same gold call fit the same others, so taking the
+    # first fit never spoils a better assignment and no search over permutations is needed.
+    left = list(calls)
+    unmatched = []
+    for answer in answers:
+        schema = schemas.get(answer.name, _NO_SCHEMA)
+        for index, call in enumerate(left):
+            if call.name == answer.name and _same_arguments(call.arguments, answer.arguments, schema):
+                del left[index]
+                break
+        else:
+            unmatched.append(answer)
+    if not unmatched:
+        return _OK
+    if sorted(call.name for call in left) != sorted(answer.name for answer in unmatched):
+        return Match(False, "wrong_name")
+    reasons = (
+        _difference(call.arguments, answer.arguments, schemas.get(answer.name, _NO_SCHEMA))
+        for answer in unmatched
+        for call in left
+        if call.name == answer.name
+    )
+    return Match(False, min(reasons, key=_RANK.__getitem__))
+
+
+_NO_SCHEMA: dict[str, Any] = {}
+
+
+def _same_arguments(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+    if given.keys() != gold.keys():
+        return False
+    properties = schema.get("properties") or _NO_SCHEMA
+    return all(not _compare(value, gold[name], properties.get(name, _NO_SCHEMA)) for name, value in given.items())
+
+
+def _difference(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """Reason why two calls of one tool differ; "" where they do not."""
+    properties = schema.get("properties") or _NO_SCHEMA
+    if any(name not in gold and name not in properties for name in given):
+        return "unknown_argument"
+    missing = gold.keys() - given.keys()
+    if missing & set(schema.get("required") or ()):
+        return "missing_argument"
+    if given.keys() - gold.keys():
+        return "unexpected_argument"
+    if missing:
+        return "missing_optional_argument"
+    reasons = [_compare(value, gold[name], properties.get(name, _NO_SCHEMA)) for name, value in given.items()]
+    return max(reasons, key=lambda reason: _RANK.get(reason, -1), default="")
+
+
+def _compare(value: Any, gold: Any, schema: Any) -> str:
+    """ "" for equal values, else "wrong_type" or "wrong_value"."""
+    kind, gold_kind = type(value), type(gold)
+    if kind is not gold_kind:
+        if {kind, gold_kind} != {int, float} or _integers_only(schema):
+            return "wrong_type"
+        return "" if value == gold else "wrong_value"
+    if kind is list:
+        if len(value) != len(gold):
+            return "wrong_value"
+        items = _subschema(schema, "items")
+        return next(filter(None, (_compare(*pair, items) for pair in zip(value, gold, strict=True))), "")
+    if kind is dict:
+        if value.keys() != gold.keys():
+            return "wrong_value"
+        properties = _subschema(schema, "properties")
+        return next(filter(None, (_compare(value[key], gold[key], _subschema(properties, key)) for key in gold)), "")
+    return "" if value == gold else "wrong_value"
+
+
+def _subschema(schema: Any, key: str) -> Any:
+    return schema.get(key, _NO_SCHEMA) if isinstance(schema, dict) else _NO_SCHEMA
+
+
+def _integers_only(schema: Any) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    choices = schema.get("anyOf") or schema.get("oneOf")
+    if choices:
+        numeric = [choice for choice in choices if _has_type(choice, ("integer", "number"))]
+        return bool(numeric) and all(map(_integers_only, numeric))
+    return _has_type(schema, ("integer",)) and not _has_type(schema, ("number",))
+
+
+def _has_type(schema: Any, types: tuple[str, ...]) -> bool:
+    named = schema.get("type") if isinstance(schema, dict) else None
+    return any(name in types for name in named) if isinstance(named, list) else named in types

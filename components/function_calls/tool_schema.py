@@ -1,0 +1,303 @@
+"""Tools of every source brought to one form, a JSON schema, and gold arguments checked against it.
+
+Reads JSON schema, the OpenAI wrapper, xLAM's flat parameters with Python-like type names, and BFCL's dialect
+(dict, float, tuple, any). Does not judge descriptions and does not compare calls (match.py does).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError
+
+from components.function_calls.record import Call, RecordError, Tool
+
+Schema = dict[str, Any]
+
+_TYPES: dict[str, str | None] = {
+    "string": "string", "str": "string", "text": "string", "char": "string", "date": "string", "datetime": "string",
+    "integer": "integer", "int": "integer", "long": "integer", "short": "integer", "bigint": "integer",
+    "byte": "integer",
+    "number": "number", "float": "number", "double": "number", "decimal": "number", "complex": None,
+    "boolean": "boolean", "bool": "boolean",
+    "array": "array", "list": "array", "tuple": "array", "set": "array", "sequence": "array", "arraylist": "array",
+    "object": "object", "dict": "object", "dictionary": "object", "mapping": "object", "hashmap": "object",
+    "map": "object", "hashtable": "object",
+    "null": "null", "none": "null", "nonetype": "null", "any": None,
+}  # fmt: skip
+_MAX_NESTING = 32
+
+
+def normalise_tool(raw: Mapping[str, Any]) -> Tool:
+    """Build the tool that `raw` describes.
+
+    Raises:
+        RecordError: "tool_name" (no name), "tool_schema" (parameters of no known form, or no valid JSON schema).
+    """
+    if not isinstance(raw, Mapping):
+        raise RecordError("tool_schema", f"a tool is an object, this is {type(raw).__name__}")
+    if raw.get("type") == "function" and isinstance(raw.get("function"), Mapping):
+        raw = raw["function"]
+    name = raw.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise RecordError("tool_name", f"a tool needs a name, this one has {name!r}")
+    description = raw.get("description") or ""
+    if not isinstance(description, str):
+        raise RecordError("tool_schema", f"{name}: its description is {type(description).__name__}, not text")
+    parameters = raw.get("parameters") or {}
+    if not isinstance(parameters, Mapping):
+        raise RecordError("tool_schema", f"{name}: parameters is {type(parameters).__name__}, not an object")
+    try:
+        schema = _schema(parameters, 0) if _is_json_schema(parameters) else _flat(parameters)
+    except _SchemaFaultError as fault:
+        raise RecordError("tool_schema", f"{name}: {fault}") from None
+    if schema.get("type") != "object":
+        raise RecordError("tool_schema", f"{name}: parameters has type {parameters.get('type')!r}, not object")
+    schema = {"type": "object", "properties": schema.pop("properties", {})} | schema
+    if not schema.keys() <= _PLAIN or not _is_plain(schema):
+        try:
+            Draft202012Validator.check_schema(schema)
+        except (SchemaError, RecursionError) as error:
+            raise RecordError("tool_schema", f"{name}: {getattr(error, 'message', error)}") from None
+    return Tool(name, description, schema)
+
+
+def schema_of_type_name(text: str) -> tuple[Schema, bool]:
+    """The JSON schema of a Python-like type name, and whether the name says that the parameter is optional.
+
+    "List[Union[int, float]], optional" -> ({"type": "array", "items": {"type": ["integer", "number"]}}, True).
+    An unknown name gives no type, `{}`; so does a malformed one.
+    """
+    text, marks = _OPTIONAL_MARK.subn("", text.strip())
+    optional = bool(marks)
+    if len(text) > 500 or text.count("[") > _MAX_NESTING:
+        return {}, optional
+    schema, is_optional = _read_type(text)
+    return schema, optional or is_optional
+
+
+def check_arguments(call: Call, tool: Tool) -> str | None:
+    """None when the arguments are valid for the tool, else "reason: detail".
+
+    Reasons: unknown_argument, missing_argument, wrong_type, wrong_value. Arguments the schema does not name are
+    refused unless it says `additionalProperties` itself.
+    """
+    schema = tool.parameters
+    properties = schema.get("properties") or {}
+    if not schema.get("additionalProperties"):
+        for name in call.arguments:
+            if name not in properties:
+                return f"unknown_argument: {tool.name} has no argument {name!r}"
+    for name in schema.get("required") or ():
+        if name not in call.arguments:
+            return f"missing_argument: {tool.name} needs {name!r}"
+    for error in Draft202012Validator(schema).iter_errors(call.arguments):
+        where = ".".join(str(part) for part in error.absolute_path)
+        reason = "wrong_type" if error.validator in ("type", "anyOf", "oneOf") else "wrong_value"
+        return f"{reason}: {tool.name}: {where}: {error.message[:200]}"
+    return None
+
+
+class _SchemaFaultError(Exception):
+    """What is wrong, in words."""
+
+
+def _is_json_schema(parameters: Mapping[str, Any]) -> bool:
+    # A flat parameter may itself be called "type"; it then holds an object.
+    return isinstance(parameters.get("type"), str) or isinstance(parameters.get("$ref"), str)
+
+
+def _flat(parameters: Mapping[str, Any]) -> Schema:
+    """xLAM's {name: {description, type, default}}: required is what has no default and is not called optional."""
+    properties: dict[str, Schema] = {}
+    required = []
+    for name, item in parameters.items():
+        if not isinstance(item, Mapping):
+            raise _SchemaFaultError(f"parameter {name!r} is {type(item).__name__}, not an object")
+        rest = {key: value for key, value in item.items() if key not in ("type", "default", "required", "optional")}
+        type_name = item.get("type")
+        given, optional = schema_of_type_name(type_name) if isinstance(type_name, str) else ({}, False)
+        schema = given | _schema(rest, 1)
+        default = item.get("default")
+        if default not in (None, ""):  # the source writes "" for none
+            optional = True
+            value = _as_type(default, schema)
+            if value is not None:
+                schema["default"] = value
+        if item.get("required") is True or not (
+            optional or item.get("optional") is True or item.get("required") is False
+        ):
+            required.append(name)
+        properties[name] = schema
+    schema = {"type": "object", "properties": properties}
+    if required:
+        schema["required"] = required
+    return schema
+
+
+def _schema(raw: Any, depth: int) -> Schema:
+    """A JSON schema, or BFCL's dialect of one, normalised."""
+    if raw is True or raw == {}:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise _SchemaFaultError(f"a schema is an object, this is {type(raw).__name__}")
+    if depth > _MAX_NESTING:
+        raise _SchemaFaultError(f"the schema nests deeper than {_MAX_NESTING}")
+    schema: Schema = {}
+    required_here = []
+    for key, value in raw.items():
+        if key == "type":
+            schema = _type(value) | schema
+        elif key in ("properties", "$defs", "definitions", "patternProperties"):
+            if not isinstance(value, Mapping):
+                raise _SchemaFaultError(f"{key} is {type(value).__name__}, not an object")
+            schema[key] = {name: _schema(item, depth + 1) for name, item in value.items()}
+            if key == "properties":
+                required_here = [
+                    n for n, item in value.items() if isinstance(item, Mapping) and item.get("required") is True
+                ]
+        elif key == "items" and isinstance(value, list):
+            schema["prefixItems"] = [_schema(item, depth + 1) for item in value]
+        elif key in ("items", "additionalProperties", "not", "contains", "propertyNames"):
+            schema[key] = value if isinstance(value, bool) else _schema(value, depth + 1)
+        elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            if not isinstance(value, list):
+                raise _SchemaFaultError(f"{key} is {type(value).__name__}, not a list")
+            if value:
+                schema[key] = [_schema(item, depth + 1) for item in value]
+        elif key == "required":
+            if isinstance(value, list):
+                schema["required"] = list(dict.fromkeys(item for item in value if isinstance(item, str)))
+        elif key == "enum":
+            if isinstance(value, list) and value:
+                schema["enum"] = value
+        elif key != "optional":
+            schema[key] = value
+    if required_here:  # draft 3 wrote `required: true` inside the property
+        schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *required_here]))
+    return schema
+
+
+def _type(value: Any) -> Schema:
+    if isinstance(value, list):
+        names = [name for item in value for name in _as_list(_type(item).get("type"))]
+        return {"type": _one_or_list(names)} if names and len(names) >= len(value) else {}
+    return schema_of_type_name(value)[0] if isinstance(value, str) else {}
+
+
+_OPTIONAL_MARK = re.compile(r"\s*[,(]?\s*\boptional\b(?!\s*\[)\s*\)?", re.IGNORECASE)
+_GENERIC = re.compile(r"^(?:typing\.)?([A-Za-z_]+)\s*\[(.*)\]$", re.DOTALL)
+
+
+def _read_type(text: str) -> tuple[Schema, bool]:
+    text = text.strip().strip("'\"")
+    alternatives = _split(text, "|")
+    if len(alternatives) > 1:
+        return _union(alternatives)
+    found = _GENERIC.match(text)
+    if not found:
+        name = text.removeprefix("typing.").lower()
+        kind = _TYPES.get(name)
+        return ({"type": kind} if kind else {}), False
+    outer, inner = found[1].lower(), _split(found[2], ",")
+    if outer == "optional":
+        return _read_type(found[2])[0], True
+    if outer == "union":
+        return _union(inner)
+    if outer == "literal":
+        try:
+            return {"enum": [_literal(item) for item in inner]}, False
+        except ValueError:
+            return {}, False
+    kind = _TYPES.get(outer)
+    if kind == "array":
+        items = _read_type(inner[0])[0]
+        if outer == "tuple" and not (len(inner) == 2 and inner[1] == "..."):
+            each = [_read_type(item)[0] for item in inner]
+            items = each[0] if all(item == each[0] for item in each) else {}
+        return {"type": "array"} | ({"items": items} if items else {}), False
+    if kind == "object":
+        values = _read_type(inner[1])[0] if len(inner) == 2 else {}
+        return {"type": "object"} | ({"additionalProperties": values} if values else {}), False
+    return ({"type": kind} if kind else {}), False
+
+
+def _union(parts: list[str]) -> tuple[Schema, bool]:
+    schemas = [_read_type(part)[0] for part in parts]
+    optional = {"type": "null"} in schemas
+    schemas = [schema for schema in schemas if schema != {"type": "null"}]
+    if not all(schemas):
+        return {}, optional  # one part may be anything
+    if all(schema.keys() == {"type"} for schema in schemas):
+        return {"type": _one_or_list([name for schema in schemas for name in _as_list(schema["type"])])}, optional
+    return (schemas[0] if len(schemas) == 1 else {"anyOf": schemas}), optional
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split at separators outside brackets and quotes."""
+    parts, depth, start, quote = [], 0, 0, ""
+    for index, letter in enumerate(text):
+        if quote:
+            quote = "" if letter == quote else quote
+        elif letter in "'\"":
+            quote = letter
+        elif letter in "[(":
+            depth += 1
+        elif letter in "])":
+            depth -= 1
+        elif letter == separator and depth == 0:
+            parts.append(text[start:index].strip())
+            start = index + 1
+    return [*parts, text[start:].strip()]
+
+
+def _literal(text: str) -> Any:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else json.loads(text.lower())
+
+
+def _as_list(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _one_or_list(names: list[str]) -> Any:
+    names = list(dict.fromkeys(names))
+    return names[0] if len(names) == 1 else names
+
+
+def _as_type(default: Any, schema: Schema) -> Any:
+    """The default as a value of the schema's type, or None where it is none without loss."""
+    validator = Draft202012Validator(schema)
+    if validator.is_valid(default):
+        return default
+    if isinstance(default, str):
+        try:
+            value = json.loads({"True": "true", "False": "false"}.get(default, default))
+        except (ValueError, RecursionError):
+            return None
+        return value if validator.is_valid(value) else None
+    return str(default) if schema.get("type") == "string" and isinstance(default, int | float) else None
+
+
+_PLAIN = {
+    "type",
+    "properties",
+    "required",
+    "description",
+    "default",
+    "enum",
+    "items",
+    "title",
+    "format",
+    "additionalProperties",
+}
+
+
+def _is_plain(schema: Schema) -> bool:
+    """Only keywords that normalising has already given their right form: the schema is valid by construction."""
+    subschemas = [*schema.get("properties", {}).values()]
+    subschemas += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
+    return schema.keys() <= _PLAIN and all(map(_is_plain, subschemas))
