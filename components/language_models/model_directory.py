@@ -11,7 +11,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,12 +23,14 @@ import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from components.language_models.adapters import adapter_digest
 from components.language_models.base_models import base_model_digest, resolve_base_model
 from components.language_models.tokens import ensure_chat_template
 from components.services.errors import InputError, WorkError
 from components.services.files import write_json
+from components.services.progress import track
 
 CARD = "callforge.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -103,8 +107,10 @@ def load_base(path: Path, dtype: Dtype = "float32", device: str | None = None) -
         InputError: transformers cannot load it.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+        with track(1, f"load {path.name}", "models") as bar, _without_bars():
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+            bar.advance()
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"base model {path}: transformers cannot load it: {type(error).__name__}: {reason}") from error
@@ -161,7 +167,9 @@ def load_adapter(loaded: LoadedModel, folder: Path, trainable: bool) -> LoadedMo
             "it was trained on, or train again"
         )
     try:
-        model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # as in attach_adapter
+            model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
     except Exception as error:  # peft raises ValueError, RuntimeError, safetensors' own and more
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"model {folder}: the adapter cannot be loaded: {type(error).__name__}: {reason}") from error
@@ -190,12 +198,26 @@ def merge_adapter(model_folder: Path, target: Path, save_dtype: Dtype = "bfloat1
             raise WorkError(f"merge of {model_folder}: {name} is not finite in {save_dtype}; save as float32")
 
     def write(partial: Path) -> None:
-        merged.save_pretrained(partial)
+        with track(1, f"save {target.name}", "models") as bar, _without_bars():
+            merged.save_pretrained(partial)
+            bar.advance()
         loaded.tokenizer.save_pretrained(partial)
         write_json(partial / CARD, card.model_dump(mode="json"))
 
     _write_folder(target, write)
     return target
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """transformers' own progress bars would draw over ours."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:

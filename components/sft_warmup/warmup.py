@@ -1,0 +1,274 @@
+"""Supervised warm-up of a LoRA adapter with transformers' Trainer.
+
+One dataset item is the whole batch of one optimizer step, cut into micro-batches here: the loss is normalised over
+the batch, exactly. Killed at any moment and run again, it goes on from the last whole checkpoint and ends, on a CPU,
+with the same adapter to the bit. Deliberately one process on one device: a warm-up is short, and what needs many
+nodes is components/egpo_rl.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from components.function_calls.prompt import PROMPT_VERSION
+from components.language_models.adapters import attach_adapter
+from components.language_models.base_models import base_model_digest, resolve_base_model
+from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+from components.services.errors import WorkError
+from components.services.files import sha256_of_file, write_json
+from components.services.progress import Track, track
+from components.services.report import Lines, Section, Table, Text, write_report
+from components.services.stage import METRICS, Outputs
+from components.settings import SftWarmupSettings
+from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples, read_qualified
+from components.sft_warmup.loss import collate, segment_weights, turn_cross_entropy
+
+WHOLE = "whole.json"  # written last into a checkpoint: sizes of its files
+
+
+def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
+    """Train an adapter on `inputs["records"]`/qualified.jsonl.gz and write model/ and report.html.
+
+    Returns:
+        Records trained on and left out, the last loss and its parts, the held-out loss before and after.
+
+    Raises:
+        InputError: the base model or the records cannot be used.
+        WorkError: the loss is not finite.
+    """
+    path = inputs["records"] / "qualified.jsonl.gz"
+    records = read_qualified(path)
+    base_path = resolve_base_model(config.base_model)
+    loaded = load_base(base_path, config.dtype)
+    examples = encode_examples(records, loaded.tokenizer, config)
+    model = attach_adapter(loaded.model, config.adapter, config.seed)
+    padding = loaded.tokenizer.pad_token_id
+    if config.steps:
+        _train(
+            model,
+            StepBatches(examples.training, config.steps, config.batch_size, config.seed),
+            config,
+            padding,
+            outputs,
+        )
+    base = BaseModelReference(reference=config.base_model, sha256=base_model_digest(base_path))
+    card = ModelCard(
+        stage=outputs.stage,
+        base_model=base,
+        prompt_version=PROMPT_VERSION,
+        parents={"records": sha256_of_file(path)},
+        config=config.model_dump(mode="json"),
+    )
+    save_adapter(model, outputs.folder / "model", card)
+    metrics = {
+        "records": len(records),
+        "records_left_out": examples.left_out.total(),
+        "epochs": config.steps * config.batch_size / max(len(examples.training), 1),
+    }
+    curves = _curves(outputs.folder / METRICS)
+    if curves:
+        metrics |= {name: curves[-1][name] for name in ("loss", "loss_think", "loss_result")}
+        metrics |= _held_out_losses(model, examples.held_out, config, padding)
+    _report(outputs.folder / "report.html", config, examples, metrics, curves)
+    return metrics
+
+
+def _train(model: Any, batches: StepBatches, config: SftWarmupSettings, padding: int, outputs: Outputs) -> None:
+    checkpoint = _last_checkpoint(outputs.checkpoints)
+    done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
+    outputs.forget_metrics_after(done)
+    with track(config.steps, "warm-up", "steps", done=done) as bar:
+        trainer = _Trainer(model, batches, config, padding, outputs, bar)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+class _Trainer(Trainer):
+    """transformers' Trainer whose step goes through the micro-batches of one batch under exact normalisers."""
+
+    def __init__(
+        self, model: Any, batches: StepBatches, config: SftWarmupSettings, padding: int, outputs: Outputs, bar: Track
+    ) -> None:
+        device = model.device.type
+        if device == "cuda":
+            # Recomputing activations costs a third more time and saves most of the memory: right on a GPU, whose
+            # memory is small; wrong on a CPU, whose time is short.
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        arguments = TrainingArguments(
+            output_dir=str(outputs.checkpoints),
+            max_steps=config.steps,
+            per_device_train_batch_size=1,
+            learning_rate=config.learning_rate,
+            weight_decay=0.0,
+            max_grad_norm=1.0,
+            seed=config.seed,
+            use_cpu=device == "cpu",
+            save_steps=config.checkpoint_every,
+            save_total_limit=2,
+            logging_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+        )
+        super().__init__(model, arguments, data_collator=self._cut, train_dataset=batches, callbacks=[_MarkWhole()])
+        self.remove_callback(PrinterCallback)
+        self.config, self.padding, self.outputs, self.bar = config, padding, outputs, bar
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear rise, then a cosine to zero; no step is wasted on a rate of zero."""
+        rise = math.ceil(self.config.warmup_share * num_training_steps)
+
+        def factor(step: int) -> float:
+            if step < rise:
+                return (step + 1) / (rise + 1)
+            return 0.5 * (1 + math.cos(math.pi * (step - rise) / (num_training_steps - rise)))
+
+        self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    def _cut(self, items: list[list[Example]]) -> dict[str, Any]:
+        batch = items[0]
+        size = self.config.micro_batch_size
+        return {
+            "weights": segment_weights(batch, self.config.loss, self.config.thought_weight),
+            "tokens": sum(len(example.prompt) + len(example.turn) for example in batch),
+            "micro_batches": [collate(batch[at : at + size], self.padding) for at in range(0, len(batch), size)],
+        }
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        started = time.monotonic()
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        sums = _SegmentSums()
+        total = torch.zeros((), device=model.device)
+        for micro_batch in inputs["micro_batches"]:
+            losses = turn_cross_entropy(model, micro_batch)
+            thought, result = sums.add(losses, micro_batch)
+            loss = inputs["weights"][0] * thought + inputs["weights"][1] * result
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        if not torch.isfinite(total):
+            raise WorkError(
+                f"sft_warmup: the loss of step {self.state.global_step + 1} is {total.item()}; lower learning_rate"
+            )
+        self._step_metrics = {"loss": total.item(), **sums.means()}
+        self._step_started, self._step_tokens = started, inputs["tokens"]
+        return total
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "grad_norm" in logs:
+            metrics = self._step_metrics | {name: logs[name] for name in ("learning_rate", "grad_norm")}
+            metrics["tokens_per_second"] = self._step_tokens / (time.monotonic() - self._step_started)
+            self.outputs.log(self.state.global_step, metrics)
+            self.bar.advance()
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return 0
+
+
+class _SegmentSums:
+    """Sums of the token losses of thoughts and results over micro-batches."""
+
+    def __init__(self) -> None:
+        self.sums, self.tokens = [0.0, 0.0], [0, 0]
+
+    def add(self, losses: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+        """The two sums of this micro-batch, differentiable."""
+        parts = []
+        for index, mask in enumerate((batch["thought_mask"], batch["turn_mask"] & ~batch["thought_mask"])):
+            parts.append(losses[mask].sum())
+            self.sums[index] += parts[-1].item()
+            self.tokens[index] += int(mask.sum())
+        return parts
+
+    def means(self) -> dict[str, float]:
+        think, result = (total / number for total, number in zip(self.sums, self.tokens, strict=True))
+        return {"loss_think": think, "loss_result": result}
+
+
+class _MarkWhole(TrainerCallback):
+    """Writes the sizes of a checkpoint's files into it once all of them are there."""
+
+    def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        write_json(folder / WHOLE, {file.name: file.stat().st_size for file in sorted(folder.iterdir())})
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint; what a kill left half written is removed."""
+    whole = []
+    for checkpoint in folder.glob("checkpoint-*"):
+        try:
+            sizes = json.loads((checkpoint / WHOLE).read_text("utf-8"))
+            if all((checkpoint / name).stat().st_size == size for name, size in sizes.items()):
+                whole.append(checkpoint)
+                continue
+        except (OSError, ValueError):
+            pass
+        shutil.rmtree(checkpoint)
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+@torch.no_grad()
+def _held_out_losses(
+    model: Any, held_out: Sequence[Example], config: SftWarmupSettings, padding: int
+) -> dict[str, float]:
+    """Loss of the held-out records with the trained adapter and without any, which is where training started."""
+    if not held_out:
+        return {}
+    model.eval()
+    size = config.micro_batch_size
+    ordered = sorted(held_out, key=lambda example: len(example.prompt) + len(example.turn))
+    weights = segment_weights(held_out, config.loss, config.thought_weight)
+
+    def loss() -> float:
+        sums = _SegmentSums()
+        for at in range(0, len(ordered), size):
+            batch = {name: value.to(model.device) for name, value in collate(ordered[at : at + size], padding).items()}
+            sums.add(turn_cross_entropy(model, batch), batch)
+        return weights[0] * sums.sums[0] + weights[1] * sums.sums[1]
+
+    with model.disable_adapter():
+        before = loss()
+    return {"held_out_loss_before": before, "held_out_loss": loss()}
+
+
+def _curves(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+
+
+def _report(
+    path: Path, config: SftWarmupSettings, examples: Examples, metrics: dict[str, float], curves: list[dict[str, float]]
+) -> None:
+    def lines(title: str, y_label: str, *names: str) -> Lines:
+        return Lines(title, "step", y_label, {name: [(row["step"], row[name]) for row in curves] for name in names})
+
+    sections: list[Section] = []
+    if curves:
+        sections = [
+            lines("Loss", "mean token cross-entropy", "loss", "loss_think", "loss_result"),
+            lines("Learning rate", "learning rate", "learning_rate"),
+            lines("Gradient norm", "norm before clipping", "grad_norm"),
+            lines("Speed", "prompt and turn tokens a second", "tokens_per_second"),
+        ]
+    else:
+        sections = [Text("No steps", "steps is 0: the adapter is untouched, and the model is its base.")]
+    if examples.left_out:
+        sections.append(Table("Records left out", ("reason", "records"), sorted(examples.left_out.items())))
+    settings = [(name, str(value)) for name, value in config.model_dump(mode="json").items()]
+    sections.append(Table("Settings", ("setting", "value"), settings))
+    write_report(path, "Supervised warm-up", metrics, sections)
