@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, overload
 
 PROGRESS_FILE = "CALLFORGE_PROGRESS_FILE"
 SILENT_SECONDS = 2.0
@@ -46,9 +46,15 @@ class State:
     time: float = field(default_factory=time.time)
 
 
+@overload
 def track(
-    items_or_total: Iterable[Item] | float | None, label: str, unit: str, *, total: float | None = None, done: float = 0
-) -> Track[Item]:
+    items_or_total: Iterable[Item], label: str, unit: str, *, total: float | None = None, done: float = 0
+) -> Track[Item]: ...
+@overload
+def track(items_or_total: float | None, label: str, unit: str, *, done: float = 0) -> Track[Any]: ...
+def track(
+    items_or_total: Iterable[Any] | float | None, label: str, unit: str, *, total: float | None = None, done: float = 0
+) -> Track[Any]:
     """Follow a loop (`for item in track(items, ...)`) or count by hand (`with track(100, ...) as bar: bar.advance()`).
 
     Args:

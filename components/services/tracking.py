@@ -139,14 +139,14 @@ class MlflowTracker(Tracker):
         except Exception as error:  # whatever it is, the work goes on
             if not self._pause:
                 print(
-                    f"tracking: {_shown(_uri())} failed ({_first_line(error)}); the work goes on, and what was to be "
+                    f"tracking: {server_name()} failed ({first_line(error)}); the work goes on, and what was to be "
                     f"logged is kept and sent when the server is back",
                     flush=True,
                 )
             self._pause = min(max(2 * self._pause, FLUSH_SECONDS), LONGEST_PAUSE)
         else:
             if self._pause:
-                print(f"tracking: {_shown(_uri())} is back", flush=True)
+                print(f"tracking: {server_name()} is back", flush=True)
             self._pause = 0.0
 
     def _try(self, call: Callable[[], Any]) -> None:
@@ -158,7 +158,7 @@ class MlflowTracker(Tracker):
         except RestException as error:
             if error.get_http_status_code() >= 500:
                 raise
-            print(f"tracking: {_shown(_uri())} refused an entry: {_first_line(error)}", flush=True)
+            print(f"tracking: {server_name()} refused an entry: {first_line(error)}", flush=True)
 
     def close(self) -> None:
         """Send what is waiting, with a few more tries; say what is given up."""
@@ -167,7 +167,7 @@ class MlflowTracker(Tracker):
             if not self._pause:
                 return
             time.sleep(2**attempt)
-        print(f"tracking: {_shown(_uri())} did not come back; {len(self._metrics)} metrics and {len(self._late)} other "
+        print(f"tracking: {server_name()} did not come back; {len(self._metrics)} metrics and {len(self._late)} other "
               f"entries are in the stage folder and not in MLflow", flush=True)  # fmt: skip
 
     def _send(self, call: Callable[[], Any]) -> None:
@@ -183,7 +183,7 @@ def open_tracker(run: RunSettings, stage: str) -> Iterator[Tracker]:
     Raises:
         InputError: the server that MLFLOW_TRACKING_URI names does not answer or refuses.
     """
-    if not _uri():
+    if not tracking_uri():
         yield Tracker()
         return
     client = mlflow_client()
@@ -218,10 +218,10 @@ def mlflow_client() -> Any:
     """
     for name, value in _MLFLOW_DEFAULTS.items():
         os.environ.setdefault(name, value)
-    check_server(_uri())
+    check_server(tracking_uri())
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri=_uri())
+    return MlflowClient(tracking_uri=tracking_uri())
 
 
 def check_server(uri: str) -> None:
@@ -233,19 +233,20 @@ def check_server(uri: str) -> None:
     parts = urlsplit(uri)
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise InputError(
-            f"MLFLOW_TRACKING_URI: {uri!r} is no http(s) address; set it to http(s)://host:port, or unset it"
+            f"MLFLOW_TRACKING_URI: {server_name(uri)!r} is no http(s) address; set it to "
+            f"http(s)://host:port, or unset it"
         )
     try:
         urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT).close()  # noqa: S310
     except urllib.error.HTTPError as error:
         if error.code >= 500:
             raise InputError(
-                f"MLFLOW_TRACKING_URI: the server at {_shown(uri)} is ill (HTTP {error.code}); see its log"
+                f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is ill (HTTP {error.code}); see its log"
             ) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise InputError(
-            f"MLFLOW_TRACKING_URI: no MLflow server answers at {_shown(uri)} ({reason}); start it, correct the "
+            f"MLFLOW_TRACKING_URI: no MLflow server answers at {server_name(uri)} ({reason}); start it, correct the "
             f"address, or unset the variable to do without"
         ) from None
 
@@ -253,7 +254,7 @@ def check_server(uri: str) -> None:
 def refusal(error: Exception) -> InputError:
     """The error for an MLflow server that answers, and says no."""
     return InputError(
-        f"MLFLOW_TRACKING_URI: the MLflow server at {_shown(_uri())} refused: {_first_line(error)}; check "
+        f"MLFLOW_TRACKING_URI: the MLflow server at {server_name()} refused: {first_line(error)}; check "
         f"MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, and the experiment"
     )
 
@@ -284,7 +285,7 @@ def _experiment(client: Any, name: str) -> str:
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage != "active":
         raise InputError(
-            f"run.experiment: {name!r} is deleted on {_shown(_uri())}; name another one, or bring it back with "
+            f"run.experiment: {name!r} is deleted on {server_name()}; name another one, or bring it back with "
             f"`mlflow experiments restore --experiment-id {experiment.experiment_id}`"
         )
     return str(experiment.experiment_id)
@@ -298,15 +299,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
-def _uri() -> str:
+def tracking_uri() -> str:
+    """The MLflow server of the environment; "" when there is none."""
     return os.environ.get("MLFLOW_TRACKING_URI", "")
 
 
-def _shown(uri: str) -> str:
-    """The address without a user and password that somebody may have written into it."""
-    parts = urlsplit(uri)
+def server_name(uri: str = "") -> str:
+    """The address of the server, without a user and password that somebody may have written into it."""
+    parts = urlsplit(uri or tracking_uri())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,88 @@
+"""Where a model version comes from, as the tags it is registered with. Reads; registers nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.language_models.model_directory import ModelCard
+from components.services.errors import InputError
+
+
+def lineage_tags(card: ModelCard, run_id: str, scores: Mapping[str, Any]) -> dict[str, str]:
+    """Tags that lead back to run, code, data, base model and scores.
+
+    Args:
+        card: callforge.json of the model; its `parents` are digests of what it was made from (records, adapters).
+        run_id: of the pipeline's run.
+        scores: scores.json of the model's evaluation, {} when there is none.
+    """
+    tags = {
+        "callforge.run_id": run_id,
+        "callforge.stage": card.stage,
+        "callforge.commit": commit(),
+        "callforge.prompt_version": card.prompt_version,
+        "callforge.base_model": card.base_model.reference,
+        "callforge.base_model_sha256": card.base_model.sha256,
+    }
+    tags |= {f"callforge.parent.{name}": digest for name, digest in sorted(card.parents.items())}
+    tags |= {f"callforge.library.{name}": text for name, text in sorted(card.library_versions.items())}
+    return tags | score_tags(scores)
+
+
+def score_tags(scores: Mapping[str, Any]) -> dict[str, str]:
+    """`bfcl.<group>` and `bfcl.<category>` as shares of 1, and what they were measured with."""
+    tags = {}
+    for name, value in scores.get("groups", {}).items():
+        if value is not None:
+            tags[f"bfcl.{name}"] = f"{value:.4f}"
+    for name, entry in scores.get("categories", {}).items():
+        tags[f"bfcl.{name}"] = f"{entry['accuracy']:.4f} ({entry['correct']}/{entry['n']})"
+    return tags
+
+
+def read_scores(evaluation: Path | None, stage: str) -> dict[str, Any]:
+    """scores.json of the evaluation directory of the model that `stage` made; {} when it was not evaluated.
+
+    Raises:
+        InputError: the file is there and is no JSON object.
+    """
+    path = evaluation / stage / "scores.json" if evaluation else None
+    if path is None or not path.exists():
+        return {}
+    try:
+        scores = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: this is no JSON ({error}); evaluate the model again") from None
+    if not isinstance(scores, dict):
+        raise InputError(f"{path}: an object is wanted; evaluate the model again")
+    return scores
+
+
+def kfp_tags(client: Any, mlflow_run: str) -> dict[str, str]:
+    """The kfp.* tags that KFP's MLflow plugin set on the run or on its parent, the pipeline's run."""
+    found: dict[str, str] = {}
+    while mlflow_run:
+        tags = client.get_run(mlflow_run).data.tags
+        found = {name: value for name, value in tags.items() if name.startswith("kfp.")} | found
+        mlflow_run = tags.get("mlflow.parentRunId", "")
+    return found
+
+
+def commit() -> str:
+    """The commit of callforge: CALLFORGE_COMMIT (set in the images), else git's, `unknown` without either."""
+    if named := os.environ.get("CALLFORGE_COMMIT"):
+        return named
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return found.stdout.strip()

@@ -1,0 +1,156 @@
+"""Merges the adapter, puts the weights into S3 once, and registers them as a version in MLflow.
+
+The order makes a kill at any moment harmless: merged weights are whole or absent, objects lie under the sha256 of
+their manifest and are never overwritten by others, the manifest is uploaded after all it names, a version is made
+with its tags in one request and found again by them, the alias moves last. Whether a version is good enough to serve
+is not decided here: `candidate` only says that it exists.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.language_models.model_directory import merge_adapter, read_card
+from components.model_registration.lineage import kfp_tags, lineage_tags, read_scores
+from components.services.errors import InputError, WorkError
+from components.services.files import sha256_of_file, sha256_of_json, write_json
+from components.services.progress import track
+from components.services.report import Section, Table, Text, write_report
+from components.services.stage import Outputs
+from components.services.storage import check_bucket, files_of, upload_file, upload_folder
+from components.services.tracking import first_line, mlflow_client, server_name, tracking_uri
+from components.settings import ModelRegistrationSettings
+
+MANIFEST = "manifest.json"
+SHA_TAG, RUN_TAG = "callforge.manifest_sha256", "callforge.run_id"
+
+
+def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
+    """Merge, upload, register.
+
+    Args:
+        inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation`, that of bfcl_eval (may be
+            missing).
+
+    Returns:
+        `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.
+
+    Raises:
+        InputError: no adapter there, S3 or MLflow refuse.
+        WorkError: S3 or MLflow failed after they had answered; run again to go on.
+    """
+    source = inputs["model"] / "model"
+    card = read_card(source)
+    root = outputs.run.artifact_root
+    client = mlflow_client() if tracking_uri() else None
+    if root:
+        check_bucket(root)
+    if client and not root:
+        raise InputError(
+            "run.artifact_root: a registered version needs weights in S3; set s3://bucket/prefix, or unset "
+            "MLFLOW_TRACKING_URI to merge without registering"
+        )
+    merged = outputs.checkpoints / f"merged-{config.save_dtype}"
+    if not merged.exists():
+        with track(1, f"merge in float32, save as {config.save_dtype}", "models") as bar:
+            merge_adapter(source, merged, config.save_dtype)
+            bar.advance()
+    files = _describe(merged)
+    sha = sha256_of_json(files)
+    scores = read_scores(inputs.get("evaluation"), card.stage)
+    tags = lineage_tags(card, outputs.run.run_id, scores)
+    tags |= {SHA_TAG: sha, "callforge.dtype": config.save_dtype}
+    write_json(merged / MANIFEST, {"sha256": sha, "files": files})
+    registration: dict[str, Any] = {"model_name": config.model_name, "version": None, "alias": None}
+    if root:
+        uri = f"{root.rstrip('/')}/{outputs.run.run_id}/models/{sha[:16]}"
+        upload_folder(merged, uri, skip=(MANIFEST,))
+        upload_file(merged / MANIFEST, f"{uri}/{MANIFEST}")
+    else:
+        uri = str(outputs.folder / "model")
+        shutil.rmtree(uri, ignore_errors=True)
+        merged.rename(uri)
+    if client:
+        tags |= kfp_tags(client, outputs.tracker.run_id)
+        version = register(client, config, uri, tags, outputs.tracker.run_id)
+        registration |= {"version": version, "alias": config.alias, "registry": server_name()}
+        print(f"model_registration: {config.model_name} version {version} is {config.alias}: {uri}", flush=True)
+    else:
+        print(f"model_registration: MLFLOW_TRACKING_URI is not set, nothing was registered; weights: {uri}", flush=True)
+    registration |= {"source": uri, "manifest_sha256": sha, "files": files, "tags": tags}
+    write_json(outputs.folder / "registration.json", registration)
+    _write_page(outputs.folder / "report.html", registration)
+    shutil.rmtree(merged, ignore_errors=True)
+    size = sum(entry["size"] for entry in files.values())
+    metrics = {"bytes": float(size), "files": float(len(files))}
+    return metrics | ({"version": float(registration["version"])} if client else {})
+
+
+def register(
+    client: Any, config: ModelRegistrationSettings, source: str, tags: Mapping[str, str], mlflow_run: str
+) -> int:
+    """Make a version of `config.model_name`, or find the one this run made of the same weights; set the alias.
+
+    Raises:
+        WorkError: the registry failed.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _ensure_model(client, config.model_name)
+        query = f"name = '{config.model_name}' AND tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
+        same = [item for item in client.search_model_versions(query) if item.tags.get(SHA_TAG) == tags[SHA_TAG]]
+        found = min(same, key=lambda item: int(item.version), default=None)
+        if found is None:
+            found = client.create_model_version(config.model_name, source, run_id=mlflow_run or None, tags=dict(tags))
+        else:  # a killed run that goes on; the evaluation may have been repeated since
+            for name, value in tags.items():
+                if found.tags.get(name) != value:
+                    client.set_model_version_tag(config.model_name, found.version, name, value)
+        client.set_registered_model_alias(config.model_name, config.alias, found.version)
+    except MlflowException as error:
+        raise WorkError(
+            f"model_registration: {server_name()} failed to register {config.model_name} ({first_line(error)}); the "
+            f"weights are safe in {source}: run again with the same run id to register them"
+        ) from error
+    return int(found.version)
+
+
+def _ensure_model(client: Any, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Function-calling models made by callforge")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _describe(folder: Path) -> dict[str, dict[str, Any]]:
+    paths = files_of(folder, skip=(MANIFEST,))
+    with track(paths, "hash merged model", "files") as bar:
+        table = {}
+        for path in paths:
+            table[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
+            bar.advance()
+    return table
+
+
+def _write_page(path: Path, registration: Mapping[str, Any]) -> None:
+    name, version = registration["model_name"], registration["version"]
+    if version is None:
+        summary = "Merged, and not registered: no MLflow server was named (MLFLOW_TRACKING_URI)."
+    else:
+        summary = f"Version {version} of {name} has the alias {registration['alias']} in {registration['registry']}."
+    size = sum(entry["size"] for entry in registration["files"].values())
+    files = [[file, entry["size"], entry["sha256"]] for file, entry in registration["files"].items()]
+    sections: list[Section] = [
+        Text("Weights", f"{registration['source']}, {size / 1e6:,.1f} MB. The manifest {MANIFEST} beside them names "
+                        f"every file; its sha256 is {registration['manifest_sha256']}."),
+        Table("Where it comes from", ["tag", "value"], [[tag, value] for tag, value in registration["tags"].items()]),
+        Table("Files", ["name", "bytes", "sha256"], files),
+    ]  # fmt: skip
+    write_report(path, f"Registration of {name}", summary, sections)
