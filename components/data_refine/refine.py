@@ -1,0 +1,254 @@
+"""Refine records by rules: each ends qualified, hard or rejected, with its reason, and none is lost.
+
+Two passes in constant memory: the first reads, checks and spools the records to disk, the second adds what only the
+whole set can tell (duplicates, contradictions) and writes the three files. No judge model is asked here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from components.data_refine.duplicates import KeyTable
+from components.data_refine.overlap import QuestionIndex, bfcl_data_folder, bfcl_questions
+from components.data_refine.rules import Verdict, check_grounding, check_record, keys_of
+from components.data_refine.sample_source import sample_records
+from components.function_calls.formats import FormatError, Rejected, read_records
+from components.function_calls.record import CATEGORIES, Record, record_to_json
+from components.services.errors import InputError
+from components.services.files import atomic_write
+from components.services.progress import track
+from components.services.report import Bars, Examples, Table, write_report
+from components.services.stage import Outputs
+from components.services.storage import open_uri
+from components.settings import DataRefineSettings
+
+OUTCOMES = ("qualified", "hard", "rejected")
+_SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind
+_EXAMPLES = 3  # per reason, in the report
+_KEPT_OF_EXAMPLE = 1500
+
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
+
+class Note(NamedTuple):
+    """What the second pass knows of a record without parsing it again."""
+
+    line: int
+    source: str
+    category: str
+    outcome: str
+    reason: str
+    detail: str
+
+
+@dataclass
+class Tally:
+    """Counts of the run, and the first few examples of each reason."""
+
+    reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    categories: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sources: Counter[tuple[str, str]] = field(default_factory=Counter)
+    examples: dict[str, list[tuple[Note, str]]] = field(default_factory=dict)
+
+    def add(self, note: Note, payload: str) -> None:
+        """Count one record."""
+        self.reasons[note.outcome, note.reason] += 1
+        self.categories[note.outcome, note.category] += 1
+        self.sources[note.outcome, note.source] += 1
+        if note.reason and len(kept := self.examples.setdefault(note.reason, [])) < _EXAMPLES:
+            kept.append((note, payload[:_KEPT_OF_EXAMPLE]))
+
+    def outcome(self, name: str) -> int:
+        """How many records ended so."""
+        return sum(count for (outcome, _), count in self.reasons.items() if outcome == name)
+
+    def metrics(self) -> dict[str, float]:
+        """Flat counts for MLflow."""
+        counts = {name: self.outcome(name) for name in OUTCOMES}
+        return {
+            "records": sum(counts.values()),
+            **counts,
+            **{f"{outcome}/{reason}": count for (outcome, reason), count in sorted(self.reasons.items()) if reason},
+            **{f"category/{name}": self.categories["qualified", name] for name in CATEGORIES},
+            **{
+                f"source/{name}": count
+                for (outcome, name), count in sorted(self.sources.items())
+                if outcome == "qualified"
+            },
+        }
+
+
+def run(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
+    """Read the records of `config.data` and write qualified, hard and rejected.jsonl.gz and report.html.
+
+    Returns:
+        `records`, one count per outcome, and counts such as `rejected/duplicate`, `category/simple`, `source/xlam`.
+
+    Raises:
+        InputError: the data cannot be read on, or no record of it qualifies.
+    """
+    spool = outputs.folder / _SPOOL
+    shutil.rmtree(spool, ignore_errors=True)
+    spool.mkdir(parents=True)
+    try:
+        with closing(KeyTable(spool / "keys.sqlite")) as table:
+            read = _check_all(config, spool / "records", table)
+            tally = _write_all(config, outputs.folder, spool / "records", table, read)
+    finally:
+        shutil.rmtree(spool, ignore_errors=True)
+    metrics = tally.metrics()
+    assert metrics["records"] == read, f"{read} records were read, {metrics['records']} written"
+    _report(outputs.folder / "report.html", config, tally)
+    outputs.log(0, metrics)
+    print(
+        f"data_refine: {read:,} records = " + " + ".join(f"{tally.outcome(name):,} {name}" for name in OUTCOMES),
+        flush=True,
+    )
+    return metrics
+
+
+def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
+    """First pass: every record to the spool with its verdict so far; returns how many there are."""
+    index = None
+    if config.benchmark_overlap < 1:
+        index = QuestionIndex(bfcl_questions(bfcl_data_folder()))
+    number = 0
+    with spool.open("w", encoding="utf-8", errors="surrogatepass") as file:
+        total = config.sample_size if config.data == "sample" else config.max_records or None
+        for line, item in track(_numbered(config), "data_refine: checking", "records", total=total):
+            number += 1
+            if isinstance(item, Rejected):
+                note = Note(line, "", "", "rejected", item.reason, item.detail)
+                payload = _dump({"raw": item.raw})
+            else:
+                verdict = (
+                    check_record(item) or _check_overlap(item, index, config.benchmark_overlap) or check_grounding(item)
+                )
+                if verdict is None or verdict.outcome != "rejected":
+                    table.add(number, line, keys_of(item))
+                note = Note(line, item.source, item.category, *(verdict or ("qualified", "", "")))
+                payload = _dump(record_to_json(item))
+            file.write(f"{_dump(note)}\n{payload}\n")
+    return number
+
+
+def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Rejected]]:
+    """The records and the lines they stand in (for the built-in source: their number)."""
+    if config.data == "sample":
+        size = min(config.sample_size, config.max_records or config.sample_size)
+        yield from enumerate(sample_records(size, config.seed), 1)
+        return
+    with open_uri(config.data) as stream:
+        try:
+            records = read_records(stream, config.data, config.data_format)
+            yield from islice(enumerate(records, 1), config.max_records or None)
+        except FormatError as error:
+            raise InputError(f"data_refine.data: {error}") from None
+
+
+def _check_overlap(record: Record, index: QuestionIndex | None, allowed: float) -> Verdict | None:
+    if index is None:
+        return None
+    share, question = index.nearest(message.content for message in record.messages if message.role == "user")
+    if share <= allowed:
+        return None
+    return Verdict("rejected", "benchmark_overlap", f"{share:.0%} of its word 8-grams stand in BFCL's {question}")
+
+
+def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: KeyTable, total: int) -> Tally:
+    """Second pass: the spool and the findings of the whole set, side by side, to the three files."""
+    tally = Tally()
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(_gzip_lines(folder / f"{name}.jsonl.gz")) for name in OUTCOMES}
+        lines = stack.enter_context(spool.open(encoding="utf-8", errors="surrogatepass", newline="\n"))
+        findings = table.findings()
+        finding = next(findings, None)
+        for number in track(range(1, total + 1), "data_refine: writing", "records"):
+            note, payload = Note(*json.loads(lines.readline())), lines.readline().rstrip("\n")
+            if finding is not None and finding[0] == number:
+                note = note._replace(**finding[1]._asdict())
+                finding = next(findings, None)
+            tally.add(note, payload)
+            if note.outcome != "qualified":
+                why = _dump({"line": note.line, "reason": note.reason, "detail": note.detail})
+                payload = f"{why[:-1]},{payload[1:]}"
+            files[note.outcome].write(payload + "\n")
+        if not tally.outcome("qualified"):
+            raise InputError(_nothing_left(config, tally))
+    return tally
+
+
+@contextmanager
+def _gzip_lines(path: Path) -> Iterator[IO[str]]:
+    """A gzip text file, atomic, of equal bytes for equal content."""
+    with (
+        atomic_write(path, "wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=6, mtime=0) as packed,
+        io.TextIOWrapper(packed, "utf-8", errors="surrogatepass", newline="\n", write_through=False) as text,
+    ):
+        yield text
+
+
+def _nothing_left(config: DataRefineSettings, tally: Tally) -> str:
+    if not tally.reasons:
+        return f"data_refine.data: {config.data} holds no record"
+    counts = ", ".join(f"{count:,} {reason}" for (_, reason), count in tally.reasons.most_common())
+    (note, payload), *_ = next(iter(tally.examples.values()))
+    return (
+        f"data_refine.data: no record of {config.data} qualifies ({counts}); for example line {note.line}: "
+        f"{note.reason}: {note.detail}: {payload[:200]}"
+    )
+
+
+def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
+    counts = {name: tally.outcome(name) for name in OUTCOMES}
+    total = sum(counts.values())
+    write_report(
+        path,
+        "Data refinement",
+        {"data": config.data, "records": total, **counts},
+        [
+            Bars("Records by category", "records", _grouped(tally.categories, ("qualified", "hard"), CATEGORIES)),
+            Table(
+                "Why records did not qualify",
+                ("outcome", "reason", "records", "share"),
+                [
+                    (outcome, reason, count, f"{count / total:.1%}")
+                    for (outcome, reason), count in tally.reasons.most_common()
+                    if reason
+                ],
+            ),
+            Table(
+                "Records by source",
+                ("source", *OUTCOMES),
+                [
+                    (source or "(unreadable)", *(tally.sources[name, source] for name in OUTCOMES))
+                    for source in sorted({source for _, source in tally.sources})
+                ],
+            ),
+            Examples(
+                "Examples",
+                [
+                    (f"{note.outcome}: {note.reason}, line {note.line}", {"why": note.detail, "record": payload})
+                    for examples in tally.examples.values()
+                    for note, payload in examples
+                ],
+            ),
+        ],
+    )
+
+
+def _grouped(
+    counts: Counter[tuple[str, str]], outcomes: tuple[str, ...], names: tuple[str, ...]
+) -> dict[str, dict[str, float]]:
+    return {name: {outcome: counts[outcome, name] for outcome in outcomes} for name in names}
