@@ -57,7 +57,7 @@ def s3_client() -> Any:
     )
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
     with _faults(address):
-        return boto3.client(
+        return boto3.Session().client(  # a session of its own: the shared one keeps the first credentials it met
             "s3", endpoint_url=None if address == "AWS S3" else address, region_name=region, config=config
         )
 

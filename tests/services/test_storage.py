@@ -1,0 +1,168 @@
+"""Storage against a real S3 server: what arrives is what was sent, and every refusal says what to do."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import random
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+
+from components.services import storage
+from components.services.errors import InputError, WorkError
+
+MEGABYTE = 2**20
+
+
+def test_a_folder_comes_back_as_it_was(root: str, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "inner").mkdir(parents=True)
+    (source / "checkpoints").mkdir()
+    big = random.Random(0).randbytes(70 * MEGABYTE)  # two parts of a multipart upload
+    (source / "weights.bin").write_bytes(big)
+    (source / "empty").write_bytes(b"")
+    (source / "inner" / "Zürich 100 %+#?.txt").write_text("x")
+    (source / "checkpoints" / "state").write_text("stays")
+    (source / ".hidden").write_text("stays")
+    storage.upload_folder(source, f"{root}/a/", skip=("checkpoints",))
+    storage.download_folder(f"{root}/a", tmp_path / "copy")
+    copied = {str(path.relative_to(tmp_path / "copy")) for path in (tmp_path / "copy").rglob("*") if path.is_file()}
+    assert copied == {"weights.bin", "empty", "inner/Zürich 100 %+#?.txt"}
+    assert (tmp_path / "copy" / "weights.bin").read_bytes() == big
+
+
+def test_an_upload_sends_only_what_is_not_there(root: str, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).write_text(name)
+    storage.upload_folder(tmp_path, root)
+    client, (bucket, key) = storage.s3_client(), storage.split_uri(root)
+    written = {name: client.head_object(Bucket=bucket, Key=f"{key}/{name}")["LastModified"] for name in "ab"}
+    client.put_object(Bucket=bucket, Key=f"{key}/b", Body=b"X")  # same size, other bytes
+    storage.upload_folder(tmp_path, root)
+    assert client.head_object(Bucket=bucket, Key=f"{key}/a")["LastModified"] == written["a"]
+    assert client.get_object(Bucket=bucket, Key=f"{key}/b")["Body"].read() == b"b"
+
+
+def test_an_object_is_read_as_a_stream(root: str, tmp_path: Path) -> None:
+    lines = "".join(f"line {number}\n" for number in range(200_000))
+    (tmp_path / "lines.gz").write_bytes(gzip.compress(lines.encode()))
+    storage.upload_file(tmp_path / "lines.gz", f"{root}/lines.gz")
+    with storage.open_uri(f"{root}/lines.gz") as stream:
+        assert stream.peek(2)[:2] == b"\x1f\x8b"  # type: ignore[attr-defined]
+        assert io.TextIOWrapper(gzip.GzipFile(fileobj=stream)).read() == lines
+
+
+def test_an_object_replaced_while_it_is_read_is_not_mixed(root: str) -> None:
+    client, (bucket, key) = storage.s3_client(), storage.split_uri(f"{root}/object")
+    client.put_object(Bucket=bucket, Key=key, Body=b"a" * 3 * MEGABYTE)
+    with storage.open_uri(f"{root}/object") as stream:
+        client.put_object(Bucket=bucket, Key=key, Body=b"b" * 3 * MEGABYTE)
+        with pytest.raises(InputError, match="replaced while it was read"):
+            stream.read()
+
+
+def test_a_broken_connection_is_taken_up_again(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = random.Random(1).randbytes(4 * MEGABYTE)
+    client, (bucket, key) = storage.s3_client(), storage.split_uri(f"{root}/object")
+    client.put_object(Bucket=bucket, Key=key, Body=body)
+    with CuttingProxy(storage.endpoint(), cut_after=1_500_000) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        with storage.open_uri(f"{root}/object") as stream:
+            assert stream.read() == body
+    assert proxy.cuts == 2
+
+
+def test_existence(root: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    storage.upload_folder(tmp_path, f"{root}/folder")
+    assert storage.uri_exists(f"{root}/folder/file")
+    assert storage.uri_exists(f"{root}/folder")
+    assert not storage.uri_exists(f"{root}/fold")
+    assert not storage.uri_exists(f"{root}/folder/file/more")
+
+
+def test_a_bucket_that_works_passes_and_keeps_nothing(root: str) -> None:
+    storage.check_bucket(f"{root}/probe")
+    assert not storage.uri_exists(f"{root}/probe")
+
+
+def test_a_missing_bucket_is_named(services: dict[str, str]) -> None:
+    for call in (storage.check_bucket, storage.uri_exists):
+        with pytest.raises(InputError, match="s3://no-such-bucket/x at http.*no such bucket"):
+            call("s3://no-such-bucket/x")
+
+
+def test_a_missing_object_is_named(root: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such object"), storage.open_uri(f"{root}/missing"):
+        pass
+    with pytest.raises(InputError, match="nothing below this prefix"):
+        storage.download_folder(f"{root}/missing", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+def test_wrong_credentials_are_refused_and_not_shown(root: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "wrong-and-private")
+    with pytest.raises(InputError, match="access is refused .*check AWS_ACCESS_KEY_ID") as error:
+        storage.check_bucket(root)
+    assert "wrong-and-private" not in str(error.value)
+
+
+def test_a_refused_endpoint_is_the_input_at_first_and_the_store_later(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"http://127.0.0.1:9 does not answer"):
+        storage.check_bucket(root)
+    with pytest.raises(WorkError, match=r"http://127.0.0.1:9 does not answer"):
+        storage.upload_file(tmp_path / "file", f"{root}/file")
+
+
+class CuttingProxy:
+    """Passes TCP on and breaks each connection after so many bytes of the answer."""
+
+    def __init__(self, target: str, cut_after: int) -> None:
+        host, port = target.removeprefix("http://").split(":")
+        self.target, self.cut_after, self.cuts = (host, int(port)), cut_after, 0
+        self.server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
+
+    def __enter__(self) -> CuttingProxy:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.server.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self.target)
+            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
+
+    def _up(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(65536):
+                target.sendall(data)
+        except OSError:
+            pass
+
+    def _down(self, source: socket.socket, target: socket.socket) -> None:
+        left = self.cut_after
+        try:
+            while data := source.recv(min(65536, left)):
+                target.sendall(data)
+                left -= len(data)
+                if left == 0:
+                    self.cuts += 1
+                    target.shutdown(socket.SHUT_RDWR)
+                    return
+        except OSError:
+            pass
