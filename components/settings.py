@@ -131,7 +131,9 @@ class EgpoRlSettings(Section):
     kl_coefficient: float = Field(default=0.0, ge=0)
     """beta of the k3 KL to the reference (adapter disabled); 0 saves the reference pass."""
     updates_per_batch: int = Field(default=1, ge=1)
-    """Optimizer steps on the same rollouts."""
+    """Optimizer steps on the same rollouts, each over the whole batch."""
+    importance_cap: float = Field(default=2.0, ge=0)
+    """Cap of the weight per token that corrects for a sampler (vLLM) whose probabilities differ; 0: no correction."""
     reward: Literal["binary", "format_bonus", "graded"] = "binary"
     """`binary` is the paper's; the others are for comparison."""
     refill_rounds: int = Field(default=0, ge=0)

@@ -100,7 +100,7 @@ def clipped_surrogate(
 
 
 def k3_divergence(logp: Tensor, reference_logp: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(pi || pi_ref) per token: `exp(d) - d - 1`, `d = reference_logp - logp`; never negative."""
+    """Schulman's k3 estimate of KL(pi || pi_ref) per token, `exp(d) - d - 1` with `d = reference_logp - logp`; >= 0."""
     difference = reference_logp - logp
     return torch.exp(difference) - difference - 1
 

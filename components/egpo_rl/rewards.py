@@ -26,7 +26,7 @@ FORMAT_BONUS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """`value` for the advantage; `solved`: right by the strict rule, whatever the reward; `reason`: why not, else ""."""
+    """`value` goes into the advantage; `solved`: right by the strict rule; `reason`: why not solved, else ""."""
 
     value: float
     solved: bool

@@ -1,0 +1,153 @@
+"""A checkpoint: one safetensors file with all that a killed run needs to go on to the same numbers.
+
+The file holds the adapter, AdamW's moments and the random states as tensors, and the rest (step, place in the data,
+pass rates, hash of the settings) as JSON in its header; no pickle. One file is whole or absent, on a disk by a rename
+and in S3 by nature; S3 keeps the newest alone. Deciding when to write one is train.py's.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from components.services.errors import CallforgeError
+from components.services.files import atomic_write
+from components.services.storage import download_folder, upload_file, uri_exists
+
+PATTERN = "step-*.safetensors"
+REMOTE_NAME = "newest.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run is made of between two steps. `settings_hash` covers the settings and the inputs."""
+
+    step: int
+    settings_hash: str
+    cursor: int
+    pass_rates: dict[str, Any]
+    too_long: list[int]
+    bad_steps: int
+    before: dict[str, float]
+    python_random: Any
+    tensors: dict[str, Tensor] = field(repr=False)
+
+
+def collect_tensors(
+    parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Adapter weights, the optimizer's state of each, and torch's and numpy's random states, on the CPU."""
+    tensors = {f"adapter/{name}": parameter.detach() for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
+    tensors["random/torch"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    tensors["random/numpy_keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
+    tensors["random/numpy_rest"] = torch.tensor([position, has_gauss, cached], dtype=torch.float64)
+    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+
+
+def restore(state: State, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
+    """Put adapter, optimizer and random states back as they were."""
+    tensors = state.tensors
+    for name, parameter in parameters.items():
+        parameter.data.copy_(tensors[f"adapter/{name}"])
+    for key, value in tensors.items():
+        kind, _, rest = key.partition("/")
+        if kind == "optimizer":
+            item, _, name = rest.partition("/")
+            parameter = parameters[name]
+            # AdamW keeps its step counter on the CPU and the moments beside the parameter.
+            optimizer.state[parameter][item] = (
+                value.clone() if item == "step" else value.to(parameter.device, copy=True)
+            )
+    torch.set_rng_state(tensors["random/torch"])
+    if torch.cuda.is_available() and "random/cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["random/cuda"])
+    position, has_gauss, cached = tensors["random/numpy_rest"].tolist()
+    keys = tensors["random/numpy_keys"].numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))
+    version, internal, gauss = state.python_random
+    random.setstate((version, tuple(internal), gauss))
+
+
+class Checkpoints:
+    """The checkpoints of one run in `folder`, the newest of them also at `remote` (an s3:// folder, or "")."""
+
+    def __init__(self, folder: Path, remote: str, keep: int) -> None:
+        self.folder, self.remote, self.keep = folder, remote, keep
+        self._uploader = ThreadPoolExecutor(1, "checkpoint-upload") if remote else None
+        self._upload: Future[None] | None = None
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._uploader is not None:
+            self._uploader.shutdown(wait=True)
+            self._tell_failed_upload()
+
+    def save(self, state: State) -> None:
+        """Write one, remove those beyond the last `keep`, and copy it to S3 behind the run's back."""
+        path = self.folder / f"step-{state.step:07d}.safetensors"
+        header = {key: value for key, value in vars(state).items() if key != "tensors"}
+        with atomic_write(path, "wb") as file:
+            file.write(save(state.tensors, metadata={"state": json.dumps(header)}))
+        if self._upload is not None:
+            wait([self._upload])  # S3 slower than the steps between two checkpoints: never queue up
+            self._tell_failed_upload()
+        for old in sorted(self.folder.glob(PATTERN))[: -self.keep]:
+            old.unlink()
+        if self._uploader is not None:
+            self._upload = self._uploader.submit(upload_file, path, f"{self.remote}/{REMOTE_NAME}")
+
+    def newest(self, settings_hash: str) -> State | None:
+        """The newest readable checkpoint of these settings, here or else in S3; others are passed over with a word."""
+        for path in sorted(self.folder.glob(PATTERN), reverse=True):
+            if (state := _read(path, path.name, settings_hash)) is not None:
+                return state
+        if not self.remote or not uri_exists(f"{self.remote}/{REMOTE_NAME}"):
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            download_folder(self.remote, Path(folder))
+            return _read(Path(folder) / REMOTE_NAME, f"{self.remote}/{REMOTE_NAME}", settings_hash)
+
+    def _tell_failed_upload(self) -> None:
+        error = self._upload.exception() if self._upload is not None else None
+        self._upload = None
+        if isinstance(error, CallforgeError):
+            print(f"egpo_rl: the checkpoint was not copied to S3: {error}", flush=True)
+        elif error is not None:
+            raise error
+
+
+def _read(path: Path, shown: str, settings_hash: str) -> State | None:
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["state"])
+            if header["settings_hash"] != settings_hash:
+                print(f"egpo_rl: checkpoint {shown} is of other settings or inputs; it is not used", flush=True)
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        print(f"egpo_rl: checkpoint {shown} cannot be read ({type(error).__name__}: {error}); not used", flush=True)
+        return None
+    return State(**header, tensors=tensors)

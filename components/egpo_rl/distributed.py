@@ -1,0 +1,83 @@
+"""The processes of one run: replicas that split the prompts, and one all-reduce of the adapter's gradients.
+
+Started by torchrun, or alone. Each process holds the whole model; only the adapter's gradients travel (132 MB for
+Qwen3-4B at rank 16), in one flat buffer. Sharding a model over processes (fully_shard) is not done here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+from components.language_models.model_directory import default_device
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among `size`; `device` is where its model lives."""
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and prints."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[Item]) -> Sequence[Item]:
+        """This process's part of `items`."""
+        return items[self.rank :: self.size]
+
+    def gather(self, value: list[Item]) -> list[Item]:
+        """The lists of all processes joined, dealt back into the order of `share`."""
+        if self.size == 1:
+            return value
+        parts: list[list[Item]] = [[]] * self.size
+        dist.all_gather_object(parts, value)
+        longest = max(map(len, parts))
+        return [part[place] for place in range(longest) for part in parts if place < len(part)]
+
+    def from_leader(self, value: Item) -> Item:
+        """The leader's `value`, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Replace every gradient by its sum over the processes; a process without prompts adds zeros."""
+        if self.size == 1:
+            return
+        grads = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        dist.all_reduce(flat)
+        for item, total in zip(parameters, flat.split([grad.numel() for grad in grads]), strict=True):
+            item.grad = total.view_as(item).clone()
+
+
+@contextmanager
+def open_world() -> Iterator[World]:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE), or stand alone."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    device = default_device()
+    if device == "cuda":
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield World(device=device)
+        return
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield World(dist.get_rank(), size, device)
+    finally:
+        dist.destroy_process_group()

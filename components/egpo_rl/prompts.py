@@ -1,0 +1,172 @@
+"""Which prompts a step trains on: read, set aside, ordered, retired when solved.
+
+The order is a function of (seed, epoch) alone and the place in it is one integer, so a resumed run draws what the
+killed one would have drawn. Prompts are encoded when they are drawn: a run of 30 steps does not wait for 90,000.
+Sampling and rewards are components/egpo_rl/rollouts.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from components.function_calls.formats import FormatError, Rejected, read_records
+from components.function_calls.prompt import ToolNames, build_prompt
+from components.function_calls.record import Record
+from components.language_models.tokens import encode_prompt
+from components.services.errors import InputError
+from components.services.storage import open_uri
+
+RECORDS = "qualified.jsonl.gz"
+LARGEST_HELD_OUT_SHARE = 0.2
+SOLVED_VISITS = 2  # visits in a row at which every rollout was right, until a prompt is retired
+REST_EPOCHS = 3  # epochs a retired prompt is left out; then it is looked at again
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One prompt: `index` is its place in the records' file, `ids` its tokens."""
+
+    index: int
+    record: Record
+    names: ToolNames
+    ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class PassRate:
+    """What is known of one prompt: visits, share of right rollouts at the last one, solved visits in a row."""
+
+    visits: int = 0
+    last: float = 0.0
+    solved_in_a_row: int = 0
+    retired_until: int = 0  # epoch
+
+
+PassRates = dict[int, PassRate]
+
+
+def read_training_records(path: Path) -> list[Record]:
+    """The records of a refinement's folder (or of one file in callforge's format).
+
+    Raises:
+        InputError: no such file, a line that is no record, or no record at all.
+    """
+    file = path / RECORDS if path.is_dir() else path
+    records = []
+    try:
+        with open_uri(str(file)) as stream:
+            for item in read_records(stream, str(file), "callforge"):
+                if isinstance(item, Rejected):
+                    raise InputError(
+                        f"{file}, line {item.line}: {item.reason}: {item.detail}; run data_refine on it first, which "
+                        "sets bad records aside"
+                    )
+                records.append(item)
+    except FormatError as error:
+        raise InputError(str(error)) from None
+    if not records:
+        raise InputError(f"{file}: there is no record in it; look at data_refine's report for the reasons")
+    return records
+
+
+class PromptOrder:
+    """All prompts of a run. The only state is a cursor, the prompts passed over all epochs, and the pass rates."""
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        tokenizer: Any,
+        max_prompt_tokens: int,
+        held_out: int,
+        seed: int,
+        retire_solved: bool,
+    ) -> None:
+        self.records, self.tokenizer, self.max_prompt_tokens = records, tokenizer, max_prompt_tokens
+        self.seed, self.retire_solved = seed, retire_solved
+        self.too_long: set[int] = set()
+        self._shuffled: tuple[int, list[int]] | None = None
+        wanted = min(held_out, int(len(records) * LARGEST_HELD_OUT_SHARE))
+        self.held_out: list[Question] = []
+        for index in self._permutation("held out", range(len(records))):
+            if len(self.held_out) == wanted:
+                break
+            if (question := self._encode(index)) is not None:
+                self.held_out.append(question)
+        aside = {question.index for question in self.held_out}
+        self.training = [index for index in range(len(records)) if index not in aside]
+        if not any(self._encode(index) for index in self.training):
+            raise InputError(
+                f"egpo_rl.max_prompt_tokens: each of the {len(records)} prompts is longer than {max_prompt_tokens} "
+                "tokens; raise it, or take records with fewer or shorter tools"
+            )
+
+    def draw(
+        self, number: int, cursor: int, pass_rates: PassRates, taken: Collection[int] = ()
+    ) -> tuple[list[Question], int]:
+        """The next `number` prompts from `cursor` on and the cursor behind them, none of them twice nor in `taken`.
+
+        Fewer come back when the whole set has no more. Where only retired prompts are left, they come back early.
+        """
+        drawn: dict[int, Question] = {}
+        for respect_rest in (True, False):
+            for _ in range(len(self.training)):
+                if len(drawn) == number:
+                    break
+                epoch, place = divmod(cursor, len(self.training))
+                index = self._epoch(epoch)[place]
+                cursor += 1
+                resting = respect_rest and self.retire_solved and self._rests(pass_rates.get(index), epoch)
+                if index in drawn or index in taken or resting:
+                    continue
+                if (question := self._encode(index)) is not None:
+                    drawn[index] = question
+        return list(drawn.values()), cursor
+
+    def seen(self, pass_rates: PassRates, cursor: int, shares: Iterable[tuple[int, float]]) -> PassRates:
+        """The table after a step in which the prompts' rollouts were right by these shares."""
+        epoch = cursor // len(self.training)
+        table = dict(pass_rates)
+        for index, share in shares:
+            before = table.get(index, PassRate())
+            in_a_row = before.solved_in_a_row + 1 if share == 1 else 0
+            rest = epoch + 1 + REST_EPOCHS if in_a_row >= SOLVED_VISITS else 0
+            table[index] = PassRate(before.visits + 1, share, in_a_row, rest)
+        return table
+
+    def _rests(self, rate: PassRate | None, epoch: int) -> bool:
+        return rate is not None and epoch < rate.retired_until
+
+    def _epoch(self, epoch: int) -> list[int]:
+        if self._shuffled is None or self._shuffled[0] != epoch:
+            self._shuffled = (epoch, self._permutation(f"epoch {epoch}", self.training))
+        return self._shuffled[1]
+
+    def _permutation(self, purpose: str, indexes: Iterable[int]) -> list[int]:
+        order = list(indexes)
+        random.Random(f"{self.seed}/{purpose}").shuffle(order)
+        return order
+
+    def _encode(self, index: int) -> Question | None:
+        if index in self.too_long:
+            return None
+        record = self.records[index]
+        prompt = build_prompt(record.messages, record.tools)
+        ids = encode_prompt(self.tokenizer, prompt)
+        if len(ids) > self.max_prompt_tokens:
+            self.too_long.add(index)
+            return None
+        return Question(index, record, prompt.names, ids)
+
+
+def pass_rates_to_json(table: PassRates) -> dict[str, dict[str, Any]]:
+    """The table as a JSON object; `pass_rates_from_json` reads it back."""
+    return {str(index): asdict(rate) for index, rate in table.items()}
+
+
+def pass_rates_from_json(value: dict[str, dict[str, Any]]) -> PassRates:
+    """The inverse of `pass_rates_to_json`."""
+    return {int(index): PassRate(**rate) for index, rate in value.items()}

@@ -1,0 +1,96 @@
+"""The stage's page and final figures, from its metrics.jsonl and samples.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from components.services.report import Examples, Lines, Section, Table, Text, write_report
+from components.services.stage import METRICS
+from components.settings import EgpoRlSettings
+
+SAMPLES = "samples.jsonl"
+LAST_STEPS = 10
+SHOWN_EXAMPLES = 12
+
+_CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("Reward", "reward", ("reward", "reward_call", "reward_no_call")),
+    ("Groups without an advantage", "share of groups", ("dead_all_right", "dead_others")),
+    ("Entropy", "nats per token", ("entropy_thought", "entropy_answer")),
+    ("Entropy bonus", "advantage", ("bonus", "bonus_spread")),
+    ("KL to the starting policy", "nats per token", ("kl",)),
+    ("Completion length", "tokens", ("length",)),
+    ("Cut completions", "share of rollouts", ("truncated",)),
+    ("Gradient norm", "norm before clipping", ("grad_norm",)),
+    ("Seconds per step", "seconds", ("seconds_sample", "seconds_reward", "seconds_reference", "seconds_update")),
+)
+
+
+def write_training_report(
+    folder: Path, config: EgpoRlSettings, before: Mapping[str, float], after: Mapping[str, float]
+) -> dict[str, float]:
+    """Write report.html; returns the stage's final metrics."""
+    lines = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line or "skipped" in line]
+    final = {f"{name}_before": value for name, value in before.items()} | dict(after)
+    last = [line["reward"] for line in steps[-LAST_STEPS:] if "reward" in line]
+    if last:
+        final["reward"] = sum(last) / len(last)
+    summary = {
+        "algorithm": config.algorithm,
+        "steps": len(steps),
+        "held-out reward before": before.get("held_out_reward"),
+        "held-out reward after": after.get("held_out_reward"),
+        "reward, last steps": final.get("reward"),
+    }
+    sections: list[Section] = []
+    if not steps:
+        sections.append(Text("No step was made", "The adapter is the one this stage was given."))
+    if before:
+        rows = [[name.removeprefix("held_out_"), before[name], after.get(name)] for name in before]
+        sections.append(
+            Table(
+                "Held-out prompts, answered greedily", ["", "before", "after"], rows, "Never trained on; strict rule."
+            )
+        )
+    for title, label, names in _CHARTS:
+        series = {name: points for name in names if (points := _points(steps, name))}
+        if series:
+            sections.append(Lines(title, "step", label, series))
+    if reasons := _reasons(steps):
+        sections.append(Lines("Why rollouts failed", "step", "share of rollouts", reasons))
+    sections.append(Examples("Sample completions", _examples(folder / SAMPLES)))
+    write_report(folder / "report.html", "EGPO reinforcement learning", summary, sections)
+    return final
+
+
+def _points(steps: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    return [(line["step"], line[name]) for line in steps if name in line]
+
+
+def _reasons(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """The curves of the most frequent reasons; a step that does not name one had none of it."""
+    totals: dict[str, float] = defaultdict(float)
+    for line in steps:
+        for name, value in line.items():
+            if name.startswith("failure/"):
+                totals[name] += value
+    top = sorted(totals, key=lambda name: -totals[name])[:6]
+    return {name.removeprefix("failure/"): [(line["step"], line.get(name, 0.0)) for line in steps] for name in top}
+
+
+def _examples(path: Path) -> list[tuple[str, dict[str, str]]]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    items = []
+    for row in rows[-SHOWN_EXAMPLES:]:
+        verdict = "right" if not row["reason"] else row["reason"]
+        texts = {
+            "question": row["question"],
+            "completion": row["completion"],
+            "gold": json.dumps(row["gold"], ensure_ascii=False),
+        }
+        items.append((f"step {row['step']} ({row['of']}): {verdict}, reward {row['reward']:g}", texts))
+    return items

@@ -1,0 +1,86 @@
+"""Groups of rollouts with their rewards: sampled, decoded, graded. No gradients here; those are update.py's."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.egpo_rl.prompts import Question
+from components.egpo_rl.rewards import REWARDS, Reward
+from components.language_models.samplers import Rollout, Sampler
+from components.language_models.tokens import decode_turn
+from components.services.progress import track
+from components.settings import EgpoRlSettings
+
+HELD_OUT_BATCH = 32  # prompts answered together
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutGroup:
+    """The rollouts of one prompt, what they say, what they earned."""
+
+    question: Question
+    rollouts: list[Rollout]
+    texts: list[str]
+    rewards: list[Reward]
+
+    @property
+    def dead(self) -> bool:
+        """All rewards are equal, so every advantage is 0."""
+        return len({reward.value for reward in self.rewards}) == 1
+
+    @property
+    def solved_share(self) -> float:
+        """Share of the rollouts that are right."""
+        return sum(reward.solved for reward in self.rewards) / len(self.rewards)
+
+
+def rollout_seed(seed: int, step: int, prompt: int, sample: int) -> int:
+    """A seed for each rollout of a run, below 2**63: the same rollout whatever it is batched with."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{prompt}/{sample}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def sample_groups(
+    sampler: Sampler, tokenizer: Any, questions: Sequence[Question], config: EgpoRlSettings, step: int
+) -> tuple[list[RolloutGroup], dict[str, float]]:
+    """One group per question, and the seconds that sampling and grading took."""
+    started = time.perf_counter()
+    seeds = [
+        [rollout_seed(config.seed, step, question.index, sample) for sample in range(config.group_size)]
+        for question in questions
+    ]
+    prompts = [question.ids for question in questions]
+    rollouts = sampler.sample(prompts, seeds, config.temperature, config.max_new_tokens) if prompts else []
+    sampled = time.perf_counter()
+    groups = [_graded(tokenizer, question, group, config) for question, group in zip(questions, rollouts, strict=True)]
+    return groups, {"seconds_sample": sampled - started, "seconds_reward": time.perf_counter() - sampled}
+
+
+def answer_held_out(
+    sampler: Sampler, tokenizer: Any, questions: Sequence[Question], config: EgpoRlSettings, label: str
+) -> list[RolloutGroup]:
+    """One greedy answer per held-out question, graded by the strict rule."""
+    answers: list[RolloutGroup] = []
+    strict = config.model_copy(update={"reward": "binary"})
+    with track(len(questions), label, "prompts") as bar:
+        for start in range(0, len(questions), HELD_OUT_BATCH):
+            batch = questions[start : start + HELD_OUT_BATCH]
+            prompts = [question.ids for question in batch]
+            rollouts = sampler.sample(prompts, [[0]] * len(batch), 0.0, config.max_new_tokens)
+            answers += [_graded(tokenizer, *item, strict) for item in zip(batch, rollouts, strict=True)]
+            bar.advance(len(batch))
+    return answers
+
+
+def _graded(tokenizer: Any, question: Question, rollouts: list[Rollout], config: EgpoRlSettings) -> RolloutGroup:
+    texts = [decode_turn(tokenizer, rollout.tokens) for rollout in rollouts]
+    grade = REWARDS[config.reward]
+    rewards = [
+        grade(text, rollout.finished, question.record, question.names)
+        for text, rollout in zip(texts, rollouts, strict=True)
+    ]
+    return RolloutGroup(question, rollouts, texts, rewards)
