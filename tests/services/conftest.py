@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,59 @@ def services(_servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[
 def root(services: dict[str, str], tmp_path: Path) -> str:
     """An s3:// prefix of this test's own."""
     return f"s3://callforge/{tmp_path.name}"
+
+
+@pytest.fixture
+def port_forward() -> Iterator[Callable[..., PortForward]]:
+    """`port_forward(url, cut_after=bytes)`: the same server behind another port, which can fail on demand."""
+    made: list[PortForward] = []
+
+    def make(url: str, cut_after: int = 0) -> PortForward:
+        made.append(PortForward(url, cut_after))
+        return made[-1]
+
+    yield make
+    for forward in made:
+        forward.stop()
+
+
+class PortForward:
+    """Passes TCP on; breaks each connection after `cut_after` bytes of the answer (0: never), all of them on `stop`."""
+
+    def __init__(self, target: str, cut_after: int) -> None:
+        host, port = target.removeprefix("http://").split(":")
+        self.target, self.cut_after, self.cuts, self.port = (host, int(port)), cut_after, 0, 0
+        self.start()
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        self.open: list[socket.socket] = []
+        self.server = socket.create_server(("127.0.0.1", self.port))
+        self.port = self.server.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self.server,), daemon=True).start()
+
+    def stop(self) -> None:
+        for connection in [self.server, *self.open]:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(self.target)
+                self.open += [client, server]
+                threading.Thread(target=self._pass, args=(client, server, 0), daemon=True).start()
+                threading.Thread(target=self._pass, args=(server, client, self.cut_after), daemon=True).start()
+
+    def _pass(self, source: socket.socket, target: socket.socket, cut_after: int) -> None:
+        left = cut_after or 2**60
+        with suppress(OSError):
+            while data := source.recv(min(65536, left)):
+                target.sendall(data)
+                left -= len(data)
+                if left == 0:
+                    self.cuts += 1
+                    break
+            target.shutdown(socket.SHUT_RDWR)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import io
 import random
-import socket
-import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,15 +64,17 @@ def test_an_object_replaced_while_it_is_read_is_not_mixed(root: str) -> None:
             stream.read()
 
 
-def test_a_broken_connection_is_taken_up_again(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_connection_is_taken_up_again(
+    root: str, monkeypatch: pytest.MonkeyPatch, port_forward: Callable[..., Any]
+) -> None:
     body = random.Random(1).randbytes(4 * MEGABYTE)
     client, (bucket, key) = storage.s3_client(), storage.split_uri(f"{root}/object")
     client.put_object(Bucket=bucket, Key=key, Body=body)
-    with CuttingProxy(storage.endpoint(), cut_after=1_500_000) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
-        with storage.open_uri(f"{root}/object") as stream:
-            assert stream.read() == body
-    assert proxy.cuts == 2
+    forward = port_forward(storage.endpoint(), cut_after=1_500_000)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", forward.url)
+    with storage.open_uri(f"{root}/object") as stream:
+        assert stream.read() == body
+    assert forward.cuts == 2
 
 
 def test_existence(root: str, tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_bucket_that_works_passes_and_keeps_nothing(root: str) -> None:
 
 def test_a_missing_bucket_is_named(services: dict[str, str]) -> None:
     for call in (storage.check_bucket, storage.uri_exists):
-        with pytest.raises(InputError, match="s3://no-such-bucket/x at http.*no such bucket"):
+        with pytest.raises(InputError, match=r"s3://no-such-bucket/x at http.*no such bucket"):
             call("s3://no-such-bucket/x")
 
 
@@ -105,7 +107,7 @@ def test_a_missing_object_is_named(root: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_wrong_credentials_are_refused_and_not_shown(root: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "wrong-and-private")
-    with pytest.raises(InputError, match="access is refused .*check AWS_ACCESS_KEY_ID") as error:
+    with pytest.raises(InputError, match=r"access is refused .*check AWS_ACCESS_KEY_ID") as error:
         storage.check_bucket(root)
     assert "wrong-and-private" not in str(error.value)
 
@@ -119,50 +121,3 @@ def test_a_refused_endpoint_is_the_input_at_first_and_the_store_later(
         storage.check_bucket(root)
     with pytest.raises(WorkError, match=r"http://127.0.0.1:9 does not answer"):
         storage.upload_file(tmp_path / "file", f"{root}/file")
-
-
-class CuttingProxy:
-    """Passes TCP on and breaks each connection after so many bytes of the answer."""
-
-    def __init__(self, target: str, cut_after: int) -> None:
-        host, port = target.removeprefix("http://").split(":")
-        self.target, self.cut_after, self.cuts = (host, int(port)), cut_after, 0
-        self.server = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.server.getsockname()[1]}"
-
-    def __enter__(self) -> CuttingProxy:
-        threading.Thread(target=self._accept, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.server.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.server.accept()
-            except OSError:
-                return
-            server = socket.create_connection(self.target)
-            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
-
-    def _up(self, source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-        except OSError:
-            pass
-
-    def _down(self, source: socket.socket, target: socket.socket) -> None:
-        left = self.cut_after
-        try:
-            while data := source.recv(min(65536, left)):
-                target.sendall(data)
-                left -= len(data)
-                if left == 0:
-                    self.cuts += 1
-                    target.shutdown(socket.SHUT_RDWR)
-                    return
-        except OSError:
-            pass
