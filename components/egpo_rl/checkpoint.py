@@ -57,7 +57,7 @@ def collect_tensors(
     tensors["random/torch"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
-    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     tensors["random/numpy_keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
     tensors["random/numpy_rest"] = torch.tensor([position, has_gauss, cached], dtype=torch.float64)
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}

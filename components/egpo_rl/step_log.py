@@ -94,7 +94,7 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
         shown = [f"{metrics[key]:.3f}" if key in metrics else "-" for key in ("entropy_thought", "entropy_answer")]
         parts.append(f"entropy {'/'.join(shown)}")
     if "kl" in metrics:
-        parts.append(f"kl {metrics['kl']:.4f}")
+        parts.append(f"kl {metrics['kl']:.2g}")
     if "length" in metrics:
         parts.append(f"{metrics['length']:.0f} tokens")
     parts.append(
