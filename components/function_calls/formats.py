@@ -12,12 +12,12 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import isfinite
 from typing import Any, BinaryIO, Literal
 
-from components.function_calls.record import Record, RecordError, record_from_json
+from components.function_calls.record import Call, Record, RecordError, Tool, record_from_json
 from components.function_calls.tool_schema import normalise_tool
 
 DataFormat = Literal["auto", "callforge", "xlam"]
@@ -60,7 +60,7 @@ def read_records(stream: BinaryIO, name: str, data_format: DataFormat = "auto") 
             value = _parse(piece)
             if data_format == "auto":
                 data_format = detect_format(value, f"{name}, line {piece.line}")
-            yield record_from_json(_normalised(_from_xlam(value) if data_format == "xlam" else value))
+            yield _xlam_record(value) if data_format == "xlam" else record_from_json(_normalised(value))
         except RecordError as error:
             raw = piece.data[: 4 * KEPT_OF_RAW].decode("utf-8", "backslashreplace")[:KEPT_OF_RAW]
             yield Rejected(piece.line, error.reason, error.detail, raw)
@@ -98,19 +98,30 @@ def detect_format(value: Mapping[str, Any], where: str) -> Literal["callforge", 
     )
 
 
-def _from_xlam(value: dict[str, Any]) -> dict[str, Any]:
-    """xLAM's {id, query, answers, tools}; answers and tools are strings that hold JSON, or lists in some mirrors."""
-    record = {key: item for key, item in value.items() if key != "query"}
-    record["id"] = f"xlam-{value.get('id')}"
-    record["source"] = "xlam"
-    record["messages"] = [{"role": "user", "content": value.get("query")}]
+def _xlam_record(value: dict[str, Any]) -> Record:
+    """xLAM's {id, query, answers, tools}; answers and tools are strings that hold JSON, or lists in some mirrors.
+
+    The layout marks no parameter as required. What has no default is, unless a gold call does without it: the gold
+    calls were executed, the descriptions were not.
+    """
+    fields = {key: item for key, item in value.items() if key != "query"}
+    fields["id"] = f"xlam-{value.get('id')}"
+    fields["source"] = "xlam"
+    fields["messages"] = [{"role": "user", "content": value.get("query")}]
     for key in ("answers", "tools"):
         if isinstance(value.get(key), str):
             try:
-                record[key] = _DECODER.decode(value[key])
+                fields[key] = _DECODER.decode(value[key])
             except (ValueError, RecursionError) as error:
                 raise RecordError("not_json", f"{key}: {error}") from None
-    return record
+    record = record_from_json(_normalised(fields))
+    return replace(record, tools=tuple(_as_called(tool, record.answers) for tool in record.tools))
+
+
+def _as_called(tool: Tool, answers: tuple[Call, ...]) -> Tool:
+    required = tool.parameters.get("required", [])
+    given = [name for name in required if all(name in call.arguments for call in answers if call.name == tool.name)]
+    return tool if given == required else replace(tool, parameters=tool.parameters | {"required": given})
 
 
 def _normalised(value: dict[str, Any]) -> dict[str, Any]:

@@ -1,8 +1,9 @@
 """A model's turn read into its thought and its calls. Model output is data: parsed by Python's ast, never evaluated.
 
-One strict form is read, the one render_turn writes; `Turn.reason` says how a text departs from it. A reward asks for
-`format_ok`; an evaluation, which does not grade the thought, looks at `calls` alone: they are read wherever the answer
-(the text after the last </think>, or the whole text where there is no tag) is a call list.
+One strict form is read, the one render_turn writes; `Turn.reason` says how a text departs from it. A reward demands
+it (`format_ok`): whatever it let pass, training would drift to. An evaluation does not grade the frame: it looks at
+`calls` alone, which are read from the answer (the text after the last </think>, or all of it where there is no tag),
+and with `lenient=True` forgives what the official BFCL decoder forgives: a code fence, a missing outer bracket.
 Does not know the tools: whether a call is right is decided in match.py.
 """
 
@@ -56,11 +57,19 @@ class Turn:
         return self.reason == "not_a_list"
 
 
-def parse_turn(text: str, names: ToolNames | None = None) -> Turn:
-    """Read a turn; never raises. White space after the newline and at the end is no fault."""
+def parse_turn(text: str, names: ToolNames | None = None, *, lenient: bool = False) -> Turn:
+    """Read a turn; never raises. White space after the newline and at the end is no fault.
+
+    `lenient` is for evaluation: see the top of this file.
+    """
     thought, answer, frame = _split(text)
-    calls, reason = parse_calls(answer, names)
+    calls, reason = parse_calls(_bracketed(answer) if lenient else answer, names)
     return Turn(thought, calls, answer, frame or reason)
+
+
+def _bracketed(answer: str) -> str:
+    answer = answer.strip("`\n ")
+    return f"{'' if answer.startswith('[') else '['}{answer}{'' if answer.endswith(']') else ']'}"
 
 
 def _split(text: str) -> tuple[str | None, str, str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import SchemaError
+from jsonschema.validators import extend
 
 from components.function_calls.record import Call, RecordError, Tool
 
@@ -30,6 +32,17 @@ _TYPES: dict[str, str | None] = {
     "null": "null", "none": "null", "nonetype": "null", "any": None,
 }  # fmt: skip
 _MAX_NESTING = 32
+_DROPPED = ("optional", "$schema", "$id", "$anchor", "$comment")
+
+
+def _unchecked(*_: Any) -> None:
+    return None
+
+
+# References could reach into the network and patterns could run for ever: both are shown to the model and not checked.
+_Validator = extend(
+    Draft202012Validator, dict.fromkeys(("$ref", "$dynamicRef", "pattern", "patternProperties"), _unchecked)
+)
 
 
 def normalise_tool(raw: Mapping[str, Any]) -> Tool:
@@ -38,9 +51,9 @@ def normalise_tool(raw: Mapping[str, Any]) -> Tool:
     Raises:
         RecordError: "tool_name" (no name), "tool_schema" (parameters of no known form, or no valid JSON schema).
     """
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         raise RecordError("tool_schema", f"a tool is an object, this is {type(raw).__name__}")
-    if raw.get("type") == "function" and isinstance(raw.get("function"), Mapping):
+    if raw.get("type") == "function" and isinstance(raw.get("function"), dict):
         raw = raw["function"]
     name = raw.get("name")
     if not isinstance(name, str) or not name.strip():
@@ -49,16 +62,16 @@ def normalise_tool(raw: Mapping[str, Any]) -> Tool:
     if not isinstance(description, str):
         raise RecordError("tool_schema", f"{name}: its description is {type(description).__name__}, not text")
     parameters = raw.get("parameters") or {}
-    if not isinstance(parameters, Mapping):
+    if not isinstance(parameters, dict):
         raise RecordError("tool_schema", f"{name}: parameters is {type(parameters).__name__}, not an object")
     try:
-        schema = _schema(parameters, 0) if _is_json_schema(parameters) else _flat(parameters)
+        schema = _schema({"type": "object"} | parameters, 0) if _is_json_schema(parameters) else _flat(parameters)
     except _SchemaFaultError as fault:
         raise RecordError("tool_schema", f"{name}: {fault}") from None
     if schema.get("type") != "object":
         raise RecordError("tool_schema", f"{name}: parameters has type {parameters.get('type')!r}, not object")
     schema = {"type": "object", "properties": schema.pop("properties", {})} | schema
-    if not schema.keys() <= _PLAIN or not _is_plain(schema):
+    if not _is_plain(schema):
         try:
             Draft202012Validator.check_schema(schema)
         except (SchemaError, RecursionError) as error:
@@ -72,8 +85,15 @@ def schema_of_type_name(text: str) -> tuple[Schema, bool]:
     "List[Union[int, float]], optional" -> ({"type": "array", "items": {"type": ["integer", "number"]}}, True).
     An unknown name gives no type, `{}`; so does a malformed one.
     """
+    schema, optional = _of_type_name(text)
+    return dict(schema), optional
+
+
+@lru_cache(maxsize=4096)  # a corpus has few type names and millions of parameters
+def _of_type_name(text: str) -> tuple[Schema, bool]:
     text, marks = _OPTIONAL_MARK.subn("", text.strip())
     optional = bool(marks)
+    text = _split(text, ",")[0]
     if len(text) > 500 or text.count("[") > _MAX_NESTING:
         return {}, optional
     schema, is_optional = _read_type(text)
@@ -95,11 +115,15 @@ def check_arguments(call: Call, tool: Tool) -> str | None:
     for name in schema.get("required") or ():
         if name not in call.arguments:
             return f"missing_argument: {tool.name} needs {name!r}"
-    for error in Draft202012Validator(schema).iter_errors(call.arguments):
-        where = ".".join(str(part) for part in error.absolute_path)
-        reason = "wrong_type" if error.validator in ("type", "anyOf", "oneOf") else "wrong_value"
-        return f"{reason}: {tool.name}: {where}: {error.message[:200]}"
-    return None
+    try:
+        error = next(_Validator(schema).iter_errors(call.arguments), None)
+    except (ArithmeticError, RecursionError) as fault:
+        return f"wrong_value: {tool.name}: cannot be checked ({type(fault).__name__})"
+    if error is None:
+        return None
+    where = ".".join(str(part) for part in error.absolute_path)
+    reason = "wrong_type" if error.validator in ("type", "anyOf", "oneOf") else "wrong_value"
+    return f"{reason}: {tool.name}: {where}: {error.message[:200]}"
 
 
 class _SchemaFaultError(Exception):
@@ -107,8 +131,13 @@ class _SchemaFaultError(Exception):
 
 
 def _is_json_schema(parameters: Mapping[str, Any]) -> bool:
-    # A flat parameter may itself be called "type"; it then holds an object.
-    return isinstance(parameters.get("type"), str) or isinstance(parameters.get("$ref"), str)
+    # A flat parameter may itself be called "type" or "properties"; it then holds an object, and that one texts.
+    properties = parameters.get("properties")
+    return isinstance(parameters.get("type"), str) or (
+        "type" not in parameters
+        and isinstance(properties, dict)
+        and all(isinstance(v, dict) for v in properties.values())
+    )
 
 
 def _flat(parameters: Mapping[str, Any]) -> Schema:
@@ -116,7 +145,7 @@ def _flat(parameters: Mapping[str, Any]) -> Schema:
     properties: dict[str, Schema] = {}
     required = []
     for name, item in parameters.items():
-        if not isinstance(item, Mapping):
+        if not isinstance(item, dict):
             raise _SchemaFaultError(f"parameter {name!r} is {type(item).__name__}, not an object")
         rest = {key: value for key, value in item.items() if key not in ("type", "default", "required", "optional")}
         type_name = item.get("type")
@@ -143,7 +172,7 @@ def _schema(raw: Any, depth: int) -> Schema:
     """A JSON schema, or BFCL's dialect of one, normalised."""
     if raw is True or raw == {}:
         return {}
-    if not isinstance(raw, Mapping):
+    if not isinstance(raw, dict):
         raise _SchemaFaultError(f"a schema is an object, this is {type(raw).__name__}")
     if depth > _MAX_NESTING:
         raise _SchemaFaultError(f"the schema nests deeper than {_MAX_NESTING}")
@@ -153,12 +182,12 @@ def _schema(raw: Any, depth: int) -> Schema:
         if key == "type":
             schema = _type(value) | schema
         elif key in ("properties", "$defs", "definitions", "patternProperties"):
-            if not isinstance(value, Mapping):
+            if not isinstance(value, dict):
                 raise _SchemaFaultError(f"{key} is {type(value).__name__}, not an object")
             schema[key] = {name: _schema(item, depth + 1) for name, item in value.items()}
             if key == "properties":
                 required_here = [
-                    n for n, item in value.items() if isinstance(item, Mapping) and item.get("required") is True
+                    n for n, item in value.items() if isinstance(item, dict) and item.get("required") is True
                 ]
         elif key == "items" and isinstance(value, list):
             schema["prefixItems"] = [_schema(item, depth + 1) for item in value]
@@ -175,7 +204,7 @@ def _schema(raw: Any, depth: int) -> Schema:
         elif key == "enum":
             if isinstance(value, list) and value:
                 schema["enum"] = value
-        elif key != "optional":
+        elif key not in _DROPPED:
             schema[key] = value
     if required_here:  # draft 3 wrote `required: true` inside the property
         schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *required_here]))
@@ -186,7 +215,7 @@ def _type(value: Any) -> Schema:
     if isinstance(value, list):
         names = [name for item in value for name in _as_list(_type(item).get("type"))]
         return {"type": _one_or_list(names)} if names and len(names) >= len(value) else {}
-    return schema_of_type_name(value)[0] if isinstance(value, str) else {}
+    return _of_type_name(value)[0] if isinstance(value, str) else {}
 
 
 _OPTIONAL_MARK = re.compile(r"\s*[,(]?\s*\boptional\b(?!\s*\[)\s*\)?", re.IGNORECASE)
@@ -270,7 +299,7 @@ def _one_or_list(names: list[str]) -> Any:
 
 def _as_type(default: Any, schema: Schema) -> Any:
     """The default as a value of the schema's type, or None where it is none without loss."""
-    validator = Draft202012Validator(schema)
+    validator = _Validator(schema)
     if validator.is_valid(default):
         return default
     if isinstance(default, str):
@@ -298,6 +327,9 @@ _PLAIN = {
 
 def _is_plain(schema: Schema) -> bool:
     """Only keywords that normalising has already given their right form: the schema is valid by construction."""
-    subschemas = [*schema.get("properties", {}).values()]
-    subschemas += [schema[key] for key in ("items", "additionalProperties") if isinstance(schema.get(key), dict)]
-    return schema.keys() <= _PLAIN and all(map(_is_plain, subschemas))
+    if not schema.keys() <= _PLAIN:
+        return False
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict) and not _is_plain(schema[key]):
+            return False
+    return "properties" not in schema or all(map(_is_plain, schema["properties"].values()))
