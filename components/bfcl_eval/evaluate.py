@@ -1,0 +1,166 @@
+"""BFCL evaluation: base, warm-up and final model on the same questions, or one model alone.
+
+Each evaluation directory holds scores.json, generations/ in the official tool's result layout and report.html. One
+base model is loaded, adapters are put on and taken off. Questions, decoding, grading, scores and pages have modules of
+their own; nothing is trained or registered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.bfcl_eval import generations, pages
+from components.bfcl_eval.grading import OFFICIAL_NAME, Verdict, grade
+from components.bfcl_eval.questions import Question, evaluator, load_questions, questions_digest
+from components.bfcl_eval.scores import (
+    MODELS,
+    SCORES,
+    Graded,
+    category_scores,
+    flat_metrics,
+    official_groups,
+    run_groups,
+)
+from components.function_calls.parse import parse_turn
+from components.function_calls.prompt import PROMPT_VERSION
+from components.services.files import write_json
+from components.services.stage import Outputs
+from components.settings import BfclEvalSettings
+
+if TYPE_CHECKING:
+    from components.language_models.model_directory import LoadedModel
+
+
+def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
+    """Evaluate the base model, the warm-up's and EGPO's into base/, sft_warmup/ and egpo_rl/ of the stage folder.
+
+    Args:
+        inputs: `sft_warmup` and `egpo_rl`, stage folders with a `model/` each; their cards name the base model.
+
+    Returns:
+        `<model>.<category>`, `<model>.<group>`, `<model>.official_overall`.
+
+    Raises:
+        InputError: an unknown category, bfcl-eval is not there, a model is not there or does not fit its base.
+    """
+    questions = load_questions(config.categories, config.sample_per_category, config.seed)
+    from components.language_models.base_models import base_model_digest, resolve_base_model
+    from components.language_models.model_directory import LoadedModel, load_adapter, load_base, read_card
+
+    folders = {name: inputs[name] / "model" for name in ("sft_warmup", "egpo_rl")}
+    cards = {name: read_card(folder) for name, folder in folders.items()}
+    base_path = resolve_base_model(cards["sft_warmup"].base_model.reference)
+    base_model = {"reference": cards["sft_warmup"].base_model.reference, "sha256": base_model_digest(base_path)}
+
+    held: dict[str, Any] = {"base": None, "adapted": None}
+
+    def load(name: str) -> LoadedModel:
+        """The base once; an adapter on it, after the one before is taken off."""
+        base = held["base"] or load_base(base_path, config.dtype)
+        if held["adapted"] is not None:
+            base = LoadedModel(held["adapted"].model.unload(), base.tokenizer, base.path)
+        held["base"] = base
+        held["adapted"] = load_adapter(base, folders[name], trainable=False) if name in folders else None
+        return held["adapted"] or base
+
+    found: dict[str, pages.Evaluation] = {}
+    for name in MODELS:
+        model = {"stage": name, "base_model": base_model}
+        if name in cards:
+            model["adapter_sha256"] = cards[name].parents.get("adapter", "")
+        found[name] = _evaluate(name, model, partial(load, name), questions, config, outputs, outputs.folder / name)
+    pages.write_comparison(outputs.folder / "report.html", questions, found)
+    columns, rows = pages.tracked_table(found)
+    outputs.tracker.log_table([dict(zip(columns, row, strict=True)) for row in rows], "bfcl_eval/scores")
+    return {
+        f"{name}.{metric}": value
+        for name, evaluation in found.items()
+        for metric, value in flat_metrics(evaluation.scores).items()
+    }
+
+
+def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
+    """Evaluate one model; the stage folder itself is the evaluation directory.
+
+    Args:
+        inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
+    """
+    questions = load_questions(config.categories, config.sample_per_category, config.seed)
+    from components.language_models.model_directory import load_for_inference
+
+    folder = inputs["model"]
+    folder = folder / "model" if (folder / "model").is_dir() else folder
+    evaluation = _evaluate(
+        folder.name,
+        {"reference": str(folder)},
+        lambda: load_for_inference(folder, config.dtype),
+        questions,
+        config,
+        outputs,
+        outputs.folder,
+    )
+    return flat_metrics(evaluation.scores)
+
+
+def _evaluate(
+    name: str,
+    model: dict[str, Any],
+    load: Callable[[], LoadedModel],
+    questions: list[Question],
+    config: BfclEvalSettings,
+    outputs: Outputs,
+    folder: Path,
+) -> pages.Evaluation:
+    """One evaluation directory."""
+    digest = questions_digest(questions)
+    fingerprint = generations.fingerprint(model, digest, PROMPT_VERSION, config)
+    journal = generations.Journal(outputs.checkpoints / f"{name}.jsonl", fingerprint)
+    answers = generations.generate(MODELS.get(name, name), load, questions, config, journal)
+    generations.write_results(folder / "generations", questions, answers)
+    graded = [grade_answer(question, answer) for question, answer in zip(questions, answers, strict=True)]
+    categories = category_scores(graded)
+    accuracy = {category: entry["accuracy"] for category, entry in categories.items()}
+    asked, of = len(questions), sum(entry["of"] for entry in categories.values())
+    scores = {
+        "model": model,
+        "evaluator": evaluator(),
+        "prompt_version": PROMPT_VERSION,
+        "seed": config.seed,
+        "sampling": config.model_dump(
+            mode="json", include={"temperature", "max_new_tokens", "max_prompt_tokens", "sampler", "dtype"}
+        ),
+        "questions": {
+            "asked": asked,
+            "of": of,
+            "is_sample": asked < of,
+            "sample_per_category": config.sample_per_category,
+            "ids_sha256": digest,
+        },
+        "categories": categories,
+        "over_what_was_run": run_groups(accuracy),
+        "official": official_groups(accuracy),
+        "rescore": f"bfcl evaluate --model {OFFICIAL_NAME} --test-category {' '.join(categories)} --partial-eval "
+        "--result-dir generations --score-dir score",
+    }
+    write_json(folder / SCORES, scores)
+    evaluation = pages.Evaluation(scores, answers, graded)
+    pages.write_page(folder / "report.html", MODELS.get(name, name), questions, evaluation)
+    return evaluation
+
+
+def grade_answer(question: Question, answer: generations.Generation) -> Graded:
+    """The outcome of one question; a prompt that was too long to be asked counts as wrong."""
+    verdict = Verdict(False, "prompt_too_long") if answer.too_long else grade(question, answer.result)
+    form = "not_asked" if answer.too_long else parse_turn(answer.turn).reason
+    return Graded(
+        question.id,
+        question.category,
+        verdict.right,
+        verdict.reason,
+        form,
+        answer.finished,
+        answer.output_token_count,
+    )

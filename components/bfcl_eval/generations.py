@@ -1,0 +1,196 @@
+"""One model's answers to the questions: generated in batches, kept as they come, written in the official layout.
+
+A journal takes the answers of each batch as soon as they are there. Batches are cut from all the questions, so a run
+that goes on after a kill repeats at most the batch it was killed in, with the same neighbours and the same result.
+Nothing is graded here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from components.bfcl_eval.grading import OFFICIAL_NAME
+from components.bfcl_eval.questions import PREFIX, Question
+from components.function_calls.parse import parse_turn
+from components.services.errors import InputError
+from components.services.files import atomic_write, sha256_of_json
+from components.services.progress import track
+from components.settings import BfclEvalSettings
+
+if TYPE_CHECKING:
+    from components.language_models.model_directory import LoadedModel
+    from components.language_models.samplers import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answer to one question.
+
+    turn: the model's whole text, thought included; "" when the prompt was too long to be answered.
+    finished: the turn ended by itself; otherwise it was cut at max_new_tokens.
+    latency: seconds that the batch took in which the answer was generated.
+    """
+
+    id: str
+    turn: str
+    finished: bool
+    input_token_count: int
+    output_token_count: int
+    latency: float
+
+    @property
+    def result(self) -> str:
+        """What is graded: the text after the thought."""
+        return parse_turn(self.turn).answer
+
+    @property
+    def too_long(self) -> bool:
+        """The prompt exceeded max_prompt_tokens (or the model's context) and was not answered."""
+        return self.output_token_count == 0
+
+
+class Journal:
+    """Answers on disk, one JSON object a line, the first line saying what they answer."""
+
+    def __init__(self, path: Path, fingerprint: str) -> None:
+        self.path = path
+        self.answers: dict[str, Generation] = {}
+        head = json.dumps({"fingerprint": fingerprint})
+        lines = path.read_text("utf-8").split("\n") if path.exists() else []
+        if not lines or lines[0] != head:
+            with atomic_write(path) as file:
+                file.write(head + "\n")
+            return
+        for line in lines[1:-1]:  # behind the last newline is what a kill cut off
+            answer = Generation(**json.loads(line))
+            self.answers[answer.id] = answer
+        if lines[-1]:
+            with atomic_write(path) as file:
+                file.write("\n".join(lines[:-1]) + "\n")
+
+    def append(self, answers: Sequence[Generation]) -> None:
+        """Add answers; they are on the disk when this returns."""
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(answer)) + "\n" for answer in answers)
+            file.flush()
+            os.fsync(file.fileno())
+        self.answers |= {answer.id: answer for answer in answers}
+
+
+def generate(
+    name: str,
+    load: Callable[[], LoadedModel],
+    questions: Sequence[Question],
+    config: BfclEvalSettings,
+    journal: Journal,
+) -> list[Generation]:
+    """Answer the questions that `journal` lacks; one answer each, in the order of `questions`.
+
+    Args:
+        name: the model's name on the progress bar.
+        load: gives the model; called only when something is left to answer.
+    """
+    missing = sum(question.id not in journal.answers for question in questions)
+    if missing:
+        loaded = load()
+        sampler = open_sampler(config, loaded)
+        with track(len(questions), f"answer BFCL: {name}", "questions", done=len(questions) - missing) as bar:
+            for batch in _batches(loaded, questions, config):
+                todo = [item for item in batch if item[0].id not in journal.answers]
+                if todo:
+                    answers = _answer(loaded, sampler, batch, config)
+                    journal.append([answer for answer in answers if answer.id not in journal.answers])
+                    bar.advance(len(todo))
+    return [journal.answers[question.id] for question in questions]
+
+
+def open_sampler(config: BfclEvalSettings, loaded: LoadedModel) -> Sampler:
+    """The sampler that `config` names."""
+    if config.sampler == "transformers":
+        from components.language_models.samplers.transformers import TransformersSampler
+
+        return TransformersSampler(loaded.model, loaded.tokenizer)
+    raise InputError(f"bfcl_eval.sampler: {config.sampler} is not available yet; use transformers")
+
+
+def write_results(folder: Path, questions: Sequence[Question], answers: Sequence[Generation]) -> None:
+    """Write the answers as the official tool's result files under `folder`.
+
+    `<name>/{non_live,live}/BFCL_v4_<category>_result.json`, a line for each question: id, result, input_token_count,
+    output_token_count, latency, which the tool reads, and turn and finished, which it does not.
+    """
+    for category in dict.fromkeys(question.category for question in questions):
+        group = "live" if category.startswith("live") else "non_live"
+        path = folder / OFFICIAL_NAME.replace("/", "_") / group / f"{PREFIX}_{category}_result.json"
+        with atomic_write(path) as file:
+            for question, answer in zip(questions, answers, strict=True):
+                if question.category == category:
+                    line = {"id": answer.id, "result": answer.result} | asdict(answer)
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def read_results(folder: Path) -> list[Generation]:
+    """The answers under a `generations` folder that write_results filled."""
+    answers = []
+    for path in sorted(folder.glob(f"*/*/{PREFIX}_*_result.json")):
+        for line in path.read_text("utf-8").splitlines():
+            fields = json.loads(line)
+            del fields["result"]
+            answers.append(Generation(**fields))
+    return answers
+
+
+def fingerprint(model: dict[str, Any], questions_sha256: str, prompt_version: str, config: BfclEvalSettings) -> str:
+    """What the answers depend on, as one hash."""
+    return sha256_of_json([model, questions_sha256, prompt_version, config.model_dump(mode="json")])
+
+
+def _batches(
+    loaded: LoadedModel, questions: Sequence[Question], config: BfclEvalSettings
+) -> list[list[tuple[Question, list[int]]]]:
+    """Questions with their prompts, longest first: a batch has like lengths, and too little memory shows early."""
+    from components.language_models.tokens import encode_prompt
+
+    encoded = [(question, encode_prompt(loaded.tokenizer, question.prompt())) for question in questions]
+    encoded.sort(key=lambda item: (-len(item[1]), item[0].id))
+    return [encoded[start : start + config.batch_size] for start in range(0, len(encoded), config.batch_size)]
+
+
+def _answer(
+    loaded: LoadedModel, sampler: Sampler, batch: Sequence[tuple[Question, list[int]]], config: BfclEvalSettings
+) -> list[Generation]:
+    from components.language_models.tokens import decode_turn
+
+    context = getattr(loaded.model.config, "max_position_embeddings", None)
+    limit = min(config.max_prompt_tokens, context - config.max_new_tokens if context else config.max_prompt_tokens)
+    fitting = [(question, ids) for question, ids in batch if len(ids) <= limit]
+    started = time.perf_counter()
+    groups = sampler.sample(
+        [ids for _, ids in fitting],
+        [[_seed(config.seed, question.id)] for question, _ in fitting],
+        config.temperature,
+        config.max_new_tokens,
+    )
+    latency = time.perf_counter() - started
+    rollouts = {question.id: group[0] for (question, _), group in zip(fitting, groups, strict=True)}
+    answers = []
+    for question, ids in batch:
+        rollout = rollouts.get(question.id)
+        if rollout is None:
+            answers.append(Generation(question.id, "", False, len(ids), 0, 0.0))
+        else:
+            turn = decode_turn(loaded.tokenizer, rollout.tokens)
+            counts = len(ids), len(rollout.tokens)
+            answers.append(Generation(question.id, turn, rollout.finished, *counts, round(latency, 3)))
+    return answers
+
+
+def _seed(seed: int, identifier: str) -> int:
+    """Of the question alone: an answer sampled at a temperature does not depend on which others are asked."""
+    return int(sha256_of_json([seed, identifier])[:15], 16)
