@@ -31,7 +31,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_records() -> Callable[[int], list[Record]]:
     """`make_records(n)`: n different records of all five categories, by turns."""
     return build_records

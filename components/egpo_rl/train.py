@@ -57,6 +57,7 @@ from components.services.stage import Outputs, content_digest
 from components.settings import EgpoRlSettings
 
 SAMPLES_PER_STEP = 4
+BEFORE, AFTER = "held out, before", "held out, after"
 TABLE_ROWS = 400
 
 
@@ -154,7 +155,7 @@ class _Training:
         resumed = self._resume()
         try:
             if not resumed:
-                self.before = self._held_out("before", 0)
+                self.before = self._held_out(BEFORE, 0)
                 self._save()
             steps = range(self.place.step, self.config.steps)
             for step in track(steps, "egpo_rl", "steps", total=self.config.steps, done=self.place.step):
@@ -166,7 +167,7 @@ class _Training:
                 f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; a checkpoint is "
                 "written, start the same run again to go on"
             ) from None
-        return self.before, self._held_out("after", self.config.steps)
+        return self.before, self._held_out(AFTER, self.config.steps)
 
     def _step(self, step: int) -> None:
         started = time.perf_counter()
@@ -246,7 +247,7 @@ class _Training:
         """Greedy answers to the held-out questions: reward, and by kind."""
         if not self.order.held_out:
             return {}
-        label = f"egpo_rl held out, {when}"
+        label = f"egpo_rl {when}"
         share = self.world.share(self.order.held_out)
         answers = answer_held_out(self.sampler, self.loaded.tokenizer, share, self.config, label)
         facts = self.world.gather([GroupFacts.of(answer) for answer in answers])
@@ -256,8 +257,8 @@ class _Training:
             if name.startswith("reward")
         }
         if self.world.leads:
-            print(f"egpo_rl: held-out reward {when} training {metrics['held_out_reward']:.3f} ({len(facts)} prompts)")
-            self._append_samples([_sample_row(step, f"held out, {when}", answer, 0) for answer in answers])
+            print(f"egpo_rl: {when} training: reward {metrics['held_out_reward']:.3f} ({len(facts)} prompts)", flush=True)
+            self._append_samples([_sample_row(step, when, answer, 0) for answer in answers])
         return metrics
 
     def _tell(
@@ -383,13 +384,14 @@ def _sample_row(step: int, of: str, group: RolloutGroup, place: int) -> dict[str
 
 
 def _forget_samples_after(path: Path, step: int) -> None:
-    """Drop rows beyond `step` and a line that a kill cut; the resumed run writes them again."""
+    """Drop the rows that the resumed run writes again, and a line that a kill cut."""
     if not path.exists():
         return
     kept = []
     for line in path.read_text("utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            row = json.loads(line)
+            if row["step"] <= step and row["of"] != AFTER:
                 kept.append(line)
         except ValueError:
             continue

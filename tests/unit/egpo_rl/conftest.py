@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import sys
+from pathlib import Path
+
 import pytest
 import torch
-from egpo_support import stage_inputs
+from egpo_support import shake, stage_inputs
 
 from components.egpo_rl.update import TrainingGroup
 from components.function_calls.prompt import build_prompt
@@ -20,10 +25,7 @@ def policy(tiny_model):
     """(model, tokenizer): the tiny model with an adapter that is not zero."""
     loaded = load_base(tiny_model, "float32", "cpu")
     model = attach_adapter(loaded.model, AdapterSettings(rank=4, alpha=8), seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:
-            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+    shake(model)
     return model, loaded.tokenizer
 
 
@@ -45,6 +47,21 @@ def make_groups(policy, make_records):
         return groups
 
     return make
+
+
+@pytest.fixture(scope="session")
+def children():
+    """Processes that start in milliseconds: forked from one that has imported torch and the stage, and nothing else."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["egpo_support"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parent), *sys.path]))
+    context.Process(target=str).start()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+    return context
 
 
 @pytest.fixture

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import socket
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 
+from components.egpo_rl import rewards, train
+from components.egpo_rl.distributed import open_world
+from components.egpo_rl.rewards import Reward
+from components.egpo_rl.update import Learner, join_sums, make_batch
 from components.function_calls.prompt import PROMPT_VERSION
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import base_model_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
-from components.settings import AdapterSettings, EgpoRlSettings
+from components.language_models.shared_prefix import score_groups
+from components.services.errors import CallforgeError
+from components.services.stage import Outputs
+from components.services.tracking import Tracker
+from components.settings import AdapterSettings, EgpoRlSettings, RunSettings
 
 SMALL = EgpoRlSettings(steps=3, prompts_per_step=4, group_size=4, max_new_tokens=10, held_out=4, checkpoint_every=2)
 
@@ -39,3 +50,53 @@ def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Ten
     assert one.keys() == other.keys()
     flat_one, flat_other = (torch.cat([item[name].flatten() for name in other]) for item in (one, other))
     return ((flat_one - flat_other).norm() / flat_other.norm()).item()
+
+
+def odd_letters(text, finished, record, names) -> Reward:
+    """A reward that a random model meets half the time: an odd number of letters e."""
+    right = text.count("e") % 2 == 1
+    return Reward(float(right), right, "" if right else "wrong_value")
+
+
+def run_stage(inputs: dict[str, Path], folder: Path, config: EgpoRlSettings, environment: dict[str, str] | None = None):
+    """`train.run` with the reward above, as a child process calls it; its errors become exit codes."""
+    os.environ.update(environment or {})
+    rewards.REWARDS["binary"] = odd_letters
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))
+    except CallforgeError as error:
+        print(error, flush=True)
+        raise SystemExit(error.exit_code) from None
+
+
+def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, environment: dict[str, str]) -> None:
+    """This process's share of `groups` through the update; the leader saves the summed gradients."""
+    os.environ.update(environment)
+    model = attach_adapter(load_base(base, "float32", "cpu").model, AdapterSettings(rank=4, alpha=8), seed=0).eval()
+    shake(model)
+    with open_world() as world:
+        learner = Learner(model, score_groups, config, world)
+        tokens = sum(len(completion) for group in groups for completion in group.tokens.completions)
+        rollouts = sum(len(group.rewards) for group in groups)
+        loss, sums = learner.accumulate(make_batch(world.share(groups), config, world, tokens, rollouts))
+        figures = join_sums(world.gather([sums]))
+        if world.leads:
+            save_file(gradients(model) | {"loss": torch.tensor(loss)}, file, {"figures": json.dumps(figures)})
+
+
+def shake(model) -> None:
+    """Make the adapter's B matrices non-zero."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def process_group(size: int) -> list[dict[str, str]]:
+    """The environment that torchrun would give to each of `size` processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]

@@ -1,0 +1,86 @@
+"""Killed at any moment and started again, a run ends with the same metrics and the same adapter, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+from egpo_support import SMALL, run_stage, stage_inputs
+
+CONFIG = SMALL.model_copy(
+    update={"steps": 8, "kl_coefficient": 0.01, "retire_solved": True, "refill_rounds": 1, "learning_rate": 1e-3}
+)
+
+
+def results(folder):
+    """Everything a run leaves behind but its seconds."""
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    metrics = [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
+    names = ("samples.jsonl", "pass_rates.json", "model/adapter_model.safetensors", "model/callforge.json")
+    return metrics, [(folder / name).read_bytes() for name in names]
+
+
+@pytest.fixture(scope="module")
+def unbroken(children, tmp_path_factory, tiny_model, make_records):
+    """Inputs, what an undisturbed run leaves, and the seconds its steps take."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    inputs = stage_inputs(folder, tiny_model, make_records(30))
+    child = start(children, inputs, folder / "egpo_rl")
+    wait_for_step(child, folder / "egpo_rl", 1)
+    started = time.perf_counter()
+    child.join()
+    assert child.exitcode == 0
+    return inputs, results(folder / "egpo_rl"), time.perf_counter() - started
+
+
+def start(children, inputs, folder, config=CONFIG):
+    child = children.Process(target=run_stage, args=(inputs, folder, config))
+    child.start()
+    return child
+
+
+def wait_for_step(child, folder, step):
+    """Until the child has logged `step`, or ended."""
+    log = folder / "metrics.jsonl"
+    while child.is_alive() and not (step == 0 or (log.exists() and log.read_text().count("\n") >= step)):
+        time.sleep(0.002)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_killed_at_random_moments(children, unbroken, tmp_path, seed):
+    inputs, expected, seconds = unbroken
+    folder = tmp_path / "egpo_rl"
+    moments = random.Random(seed)
+    for step in sorted(moments.sample(range(CONFIG.steps), 2)):
+        child = start(children, inputs, folder)
+        wait_for_step(child, folder, step)
+        time.sleep(moments.uniform(0, seconds / CONFIG.steps))
+        child.kill()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+    child = start(children, inputs, folder)
+    child.join()
+    assert child.exitcode == 0
+    assert results(folder) == expected
+
+
+def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, tmp_path):
+    inputs, expected, _ = unbroken
+    folder = tmp_path / "egpo_rl"
+    rarely = CONFIG.model_copy(update={"checkpoint_every": 100})
+    child = start(children, inputs, folder, rarely)
+    wait_for_step(child, folder, 3)
+    os.kill(child.pid, signal.SIGTERM)
+    child.join()
+    assert child.exitcode == 1
+    steps = [int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*")]
+    assert max(steps) >= 3
+    child = start(children, inputs, folder, rarely)
+    child.join()
+    assert child.exitcode == 0
+    metrics, (samples, rates, adapter, _) = results(folder)
+    assert (metrics, [samples, rates, adapter]) == (expected[0], expected[1][:3])
