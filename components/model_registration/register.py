@@ -9,7 +9,8 @@ is not decided here: `candidate` only says that it exists.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +75,9 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
         shutil.rmtree(uri, ignore_errors=True)
         merged.rename(uri)
     if client:
-        tags |= kfp_tags(client, outputs.tracker.run_id)
-        version = register(client, config, uri, tags, outputs.tracker.run_id)
+        with _registry_faults(uri):
+            tags |= kfp_tags(client, outputs.tracker.run_id)
+            version = register(client, config, uri, tags, outputs.tracker.run_id)
         registration |= {"version": version, "alias": config.alias, "registry": server_name()}
         print(f"model_registration: {config.model_name} version {version} is {config.alias}: {uri}", flush=True)
     else:
@@ -92,31 +94,32 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
 def register(
     client: Any, config: ModelRegistrationSettings, source: str, tags: Mapping[str, str], mlflow_run: str
 ) -> int:
-    """Make a version of `config.model_name`, or find the one this run made of the same weights; set the alias.
+    """Make a version of `config.model_name`, or find the one this run made of the same weights; set the alias."""
+    _ensure_model(client, config.model_name)
+    query = f"name = '{config.model_name}' AND tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
+    same = [item for item in client.search_model_versions(query) if item.tags.get(SHA_TAG) == tags[SHA_TAG]]
+    found = min(same, key=lambda item: int(item.version), default=None)
+    if found is None:
+        found = client.create_model_version(config.model_name, source, run_id=mlflow_run or None, tags=dict(tags))
+    else:  # a killed run that goes on; the evaluation may have been repeated since
+        for name, value in tags.items():
+            if found.tags.get(name) != value:
+                client.set_model_version_tag(config.model_name, found.version, name, value)
+    client.set_registered_model_alias(config.model_name, config.alias, found.version)
+    return int(found.version)
 
-    Raises:
-        WorkError: the registry failed.
-    """
+
+@contextmanager
+def _registry_faults(source: str) -> Iterator[None]:
     from mlflow.exceptions import MlflowException
 
     try:
-        _ensure_model(client, config.model_name)
-        query = f"name = '{config.model_name}' AND tags.`{RUN_TAG}` = '{tags[RUN_TAG]}'"
-        same = [item for item in client.search_model_versions(query) if item.tags.get(SHA_TAG) == tags[SHA_TAG]]
-        found = min(same, key=lambda item: int(item.version), default=None)
-        if found is None:
-            found = client.create_model_version(config.model_name, source, run_id=mlflow_run or None, tags=dict(tags))
-        else:  # a killed run that goes on; the evaluation may have been repeated since
-            for name, value in tags.items():
-                if found.tags.get(name) != value:
-                    client.set_model_version_tag(config.model_name, found.version, name, value)
-        client.set_registered_model_alias(config.model_name, config.alias, found.version)
+        yield
     except MlflowException as error:
         raise WorkError(
-            f"model_registration: {server_name()} failed to register {config.model_name} ({first_line(error)}); the "
-            f"weights are safe in {source}: run again with the same run id to register them"
+            f"model_registration: the registry at {server_name()} failed ({first_line(error)}); the weights are safe "
+            f"in {source}: run again with the same run id to register them"
         ) from error
-    return int(found.version)
 
 
 def _ensure_model(client: Any, name: str) -> None:

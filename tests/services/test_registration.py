@@ -1,0 +1,206 @@
+"""Registration end to end: an adapter becomes weights in S3 and one version that leads back to where it came from."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from components.language_models.adapters import attach_adapter
+from components.language_models.base_models import base_model_digest
+from components.language_models.model_directory import (
+    BaseModelReference,
+    ModelCard,
+    load_base,
+    load_for_inference,
+    save_adapter,
+)
+from components.model_registration import register
+from components.services import storage, tracking
+from components.services.errors import InputError, WorkError
+from components.services.stage import execute_stage, verified_manifest
+from components.settings import AdapterSettings, ModelRegistrationSettings, RunSettings
+
+IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])
+
+
+@pytest.fixture
+def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
+    """What EGPO and the evaluation hand over."""
+    model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), seed=0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.05
+    card = ModelCard(
+        stage="egpo_rl",
+        base_model=BaseModelReference(reference=str(tiny_model), sha256=base_model_digest(tiny_model)),
+        prompt_version="1",
+        parents={"records": "ab" * 32},
+    )
+    save_adapter(model, tmp_path / "egpo_rl" / "model", card)
+    scores = {"categories": {"multiple": {"n": 4, "correct": 3, "accuracy": 0.75}}, "groups": {"non_live": 0.75}}
+    (tmp_path / "bfcl_eval" / "egpo_rl").mkdir(parents=True)
+    (tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").write_text(json.dumps(scores))
+    return {"model": tmp_path / "egpo_rl", "evaluation": tmp_path / "bfcl_eval"}
+
+
+@pytest.fixture
+def stage(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, float]]:
+    """`stage(artifact_root)` runs the stage as the pipeline does."""
+
+    def call(root: str = "", **config: Any) -> dict[str, float]:
+        settings = ModelRegistrationSettings(model_name=tmp_path.name, **{"save_dtype": "float32", **config})
+        run = RunSettings(run_id=tmp_path.name, artifact_root=root)
+        return execute_stage("model_registration", register.run, settings, inputs, tmp_path / "model_registration", run)
+
+    return call
+
+
+@pytest.fixture
+def client(services: dict[str, str]) -> Any:
+    return MlflowClient(services["MLFLOW_TRACKING_URI"])
+
+
+def test_the_version_is_the_model_and_says_where_it_comes_from(
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path, tiny_model: Path, services: Any
+) -> None:
+    metrics = stage(root)
+    version = client.get_model_version_by_alias(tmp_path.name, "candidate")
+    assert metrics["version"] == int(version.version) == 1
+    assert version.source.startswith(f"{root}/{tmp_path.name}/models/")
+
+    adapted, merged = load_for_inference(inputs["model"] / "model"), load_for_inference(version.source)
+    with torch.no_grad():
+        assert torch.allclose(adapted.model(IDS).logits, merged.model(IDS).logits, atol=1e-5)
+        assert not torch.allclose(load_base(tiny_model).model(IDS).logits, merged.model(IDS).logits, atol=1e-2)
+    assert adapted.tokenizer.get_vocab() == merged.tokenizer.get_vocab()
+
+    tags = version.tags
+    assert tags["callforge.run_id"] == tmp_path.name
+    assert tags["callforge.parent.records"] == "ab" * 32
+    assert tags["callforge.base_model"] == str(tiny_model)
+    assert tags["callforge.base_model_sha256"] == base_model_digest(tiny_model)
+    assert tags["callforge.prompt_version"] == "1"
+    assert tags["bfcl.multiple"] == "0.7500 (3/4)"
+    assert tags["bfcl.non_live"] == "0.7500"
+    assert len(tags["callforge.commit"]) >= 40
+    assert client.get_run(version.run_id).data.tags["callforge.run_id"] == tmp_path.name
+
+    with storage.open_uri(f"{version.source}/manifest.json") as file:
+        manifest = json.load(file)
+    assert manifest["sha256"] == tags["callforge.manifest_sha256"]
+    assert {"model.safetensors", "tokenizer.json", "config.json", "callforge.json"} <= set(manifest["files"])
+    folder = tmp_path / "model_registration"
+    assert metrics["bytes"] == sum(entry["size"] for entry in manifest["files"].values())
+    assert verified_manifest(folder) is not None
+    assert not list(folder.rglob("*.safetensors"))  # the weights are in S3 and nowhere else
+    everything = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+    everything += json.dumps(client.get_run(version.run_id).to_dictionary()) + json.dumps(dict(tags))
+    assert services["AWS_SECRET_ACCESS_KEY"] not in everything
+
+
+KILLS = [
+    "components.language_models.model_directory._write_folder",
+    "components.model_registration.register.upload_file",
+    "mlflow.MlflowClient.create_model_version",
+    "mlflow.MlflowClient.set_registered_model_alias",
+    "components.model_registration.register.write_report",
+]
+
+
+def test_killed_anywhere_and_started_again_makes_one_version(
+    stage: Any, root: str, client: Any, tmp_path: Path
+) -> None:
+    for point in KILLS:
+        process = multiprocessing.get_context("fork").Process(target=_killed_at, args=(point, stage, root))
+        process.start()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, point
+    assert stage(root)["version"] == 1
+    versions = client.search_model_versions(f"name = '{tmp_path.name}'")
+    assert [version.version for version in versions] in (["1"], [1])
+    assert client.get_model_version_by_alias(tmp_path.name, "candidate").version == versions[0].version
+
+
+def _killed_at(point: str, stage: Any, root: str) -> None:
+    owner, name = point.rsplit(".", 1)
+    try:
+        target: Any = importlib.import_module(owner)
+    except ModuleNotFoundError:
+        module, cls = owner.rsplit(".", 1)
+        target = getattr(importlib.import_module(module), cls)
+    setattr(target, name, lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGKILL))
+    stage(root)
+
+
+def test_other_weights_are_another_version(stage: Any, root: str, client: Any, tmp_path: Path) -> None:
+    assert stage(root)["version"] == 1
+    assert stage(root, save_dtype="bfloat16")["version"] == 2
+    one, two = (client.get_model_version(tmp_path.name, number) for number in "12")
+    assert one.source != two.source
+    assert storage.uri_exists(f"{one.source}/model.safetensors")
+    assert client.get_model_version_by_alias(tmp_path.name, "candidate").version == two.version
+
+
+def test_without_mlflow_the_weights_go_to_s3_and_nothing_is_registered(
+    stage: Any, root: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert "version" not in stage(root)
+    assert "nothing was registered" in capsys.readouterr().out
+    registration = json.loads((tmp_path / "model_registration" / "registration.json").read_text())
+    assert registration["version"] is None
+    assert storage.uri_exists(f"{registration['source']}/manifest.json")
+    assert client.search_model_versions(f"name = '{tmp_path.name}'") == []
+
+
+def test_without_mlflow_and_s3_the_weights_stay_in_the_folder(
+    stage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    stage()
+    load_base(tmp_path / "model_registration" / "model")
+    assert verified_manifest(tmp_path / "model_registration") is not None
+
+
+def test_a_registry_without_s3_is_refused_before_the_merge(stage: Any, client: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"run.artifact_root: .*set s3://"):
+        stage()
+    assert not list((tmp_path / "model_registration").rglob("*.safetensors"))
+
+
+def test_a_bucket_that_is_not_there_is_refused_before_the_merge(stage: Any, client: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such bucket"):
+        stage("s3://no-such-bucket/runs")
+    assert not list((tmp_path / "model_registration").rglob("*.safetensors"))
+
+
+def test_a_registry_that_fails_keeps_the_weights_and_says_so(
+    stage: Any, root: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port_forward: Any
+) -> None:
+    monkeypatch.setattr(tracking, "LAST_TRIES", 1)
+    forward = port_forward(os.environ["MLFLOW_TRACKING_URI"])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    upload = storage.upload_file
+
+    def upload_and_lose_mlflow(path: Path, uri: str) -> None:
+        upload(path, uri)
+        forward.stop()
+
+    with monkeypatch.context() as lost:
+        lost.setenv("MLFLOW_TRACKING_URI", forward.url)
+        lost.setattr(register, "upload_file", upload_and_lose_mlflow)
+        with pytest.raises(WorkError, match="weights are safe in s3://"):
+            stage(root)
+    error = json.loads((tmp_path / "model_registration" / "error.json").read_text())
+    assert error["exit_code"] == 1
+    assert stage(root)["version"] == 1
