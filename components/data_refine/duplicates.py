@@ -47,7 +47,7 @@ class KeyTable:
         # Losing the file loses nothing: a killed run starts over.
         self._database.executescript(
             "PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; PRAGMA temp_store=FILE; PRAGMA cache_size=-16384;"
-            "CREATE TABLE keys (number INTEGER PRIMARY KEY, line INTEGER, id INTEGER, question INTEGER, answers INTEGER)"
+            "CREATE TABLE keys (number INTEGER PRIMARY KEY, line INT, id INT, question INT, answers INT)"
         )
         self._waiting: list[tuple[int, int, int, int, int]] = []
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple
 
-from components.function_calls.parse import parse_turn
-from components.function_calls.prompt import ToolNames, render_turn
-from components.function_calls.record import Record
+from components.function_calls.parse import parse_calls
+from components.function_calls.prompt import ToolNames, render_calls
+from components.function_calls.record import Record, record_to_json
 from components.function_calls.tool_schema import check_arguments
 
 Outcome = Literal["hard", "rejected"]
@@ -65,9 +65,11 @@ def _check_turn(record: Record) -> Verdict | None:
     if not record.answers:
         return None
     names = ToolNames(record.tools)
-    turn = parse_turn(render_turn(record.cot, record.answers, record.response, names).text, names)
-    if turn.calls != record.answers:
-        return Verdict("rejected", "not_renderable", f"the gold calls do not read back from the turn ({turn.reason})")
+    calls, reason = parse_calls(render_calls(record.answers, names), names)
+    if calls != record.answers:
+        return Verdict(
+            "rejected", "not_renderable", f"the gold calls do not read back from the model's turn ({reason})"
+        )
     return None
 
 
@@ -86,21 +88,41 @@ _NUMBER_WORDS = (
 def check_grounding(record: Record) -> Verdict | None:
     """Hard when a string or number of the gold arguments stands neither in the conversation nor in the schema.
 
-    The model cannot know such a value. Numbers may be written as words, parts as percentages, months by their names.
+    The model cannot know such a value. Words may differ in case and number, numbers may be written as words, shares as
+    percentages, months by their names.
     """
     if not record.answers:
         return None
-    text = " ".join(_conversation(record)).lower()
-    said = _tokens(text)
-    said |= {str(_NUMBER_WORDS[word]) for word in said & _NUMBER_WORDS.keys()}
-    said |= {_plain(f"{float(number) / 100:.6f}") for number in _PERCENT.findall(text)}
+    text = "\n".join(_conversation(record)).lower()
+    said: set[str] | None = None
     schemas = {tool.name: tool.parameters.get("properties") or {} for tool in record.tools}
     for call in record.answers:
         for name, value in call.arguments.items():
             for leaf in _leaves(value, schemas[call.name].get(name)):
-                if not all(_is_said(token, said) for token in _tokens(leaf.lower())):
-                    return Verdict("hard", "ungrounded", f"{call.name}: {name} has {leaf!r}, which nobody mentions")
+                if not _stands_in(leaf.lower(), text):
+                    said = _said(text) if said is None else said
+                    if not all(_is_said(token, said) for token in _tokens(leaf.lower())):
+                        detail = f"{call.name}: {name} has {leaf!r}, which nobody mentions"
+                        return Verdict("hard", "ungrounded", detail)
     return None
+
+
+def _stands_in(leaf: str, text: str) -> bool:
+    """Does the leaf stand in the text as it is, as whole words? The quick yes for most."""
+    start = text.find(leaf)
+    if start < 0 or not leaf:
+        return False
+    end = start + len(leaf)
+    before, after = text[start - 1 : start], text[end : end + 2]
+    whole = not (before.isalnum() or after[:1].isalnum())
+    return whole and not (before in (".", ",", "-") or (after[:1] in (".", ",") and after[1:].isdigit()))
+
+
+def _said(text: str) -> set[str]:
+    """Everything the text says, as tokens."""
+    said = _tokens(text)
+    said |= {str(_NUMBER_WORDS[word]) for word in said & _NUMBER_WORDS.keys()}
+    return said | {_plain(f"{float(number) / 100:.6f}") for number in _PERCENT.findall(text)}
 
 
 def _conversation(record: Record) -> Iterator[str]:
@@ -145,31 +167,35 @@ def _is_said(token: str, said: set[str]) -> bool:
 
 
 class Keys(NamedTuple):
-    """Hashes of 64 bits, signed, by which records are compared."""
+    """Hashes of 64 bits, signed, by which records are compared.
+
+    Equal `question`: the same messages, white space aside, and the same tools in any order. Equal `answers`: the same
+    calls in any order.
+    """
 
     id: int
     question: int
     answers: int
 
 
-def keys_of(record: Record) -> Keys:
-    """Equal `question`: the same messages and tools, whatever the order of the tools and the white space. Equal
-    `answers`: the same calls in any order."""
+def encode(record: Record) -> tuple[str, Keys]:
+    """The record as one line of JSON, and its keys; together, because tools are most of a line and both need them."""
+    value = record_to_json(record)
+    tools = [_dump(tool) for tool in value["tools"]]
     messages = [
-        [message.role, " ".join(message.content.split()), [_canonical(call) for call in message.tool_calls]]
+        [message.role, *message.content.split(), *(_sorted(call.arguments) + call.name for call in message.tool_calls)]
         for message in record.messages
     ]
-    tools = sorted(_canonical(tool) for tool in record.tools)
-    answers = sorted(_canonical(call) for call in record.answers)
-    return Keys(_digest(record.id), _digest(_dump([messages, tools])), _digest(_dump(answers)))
+    answers = sorted(_sorted(call.arguments) + call.name for call in record.answers)
+    rest = {key: value[key] for key in ("answers", "cot", "response", "meta") if key in value}
+    head = _dump({key: value[key] for key in ("id", "source", "messages")})
+    line = f'{head[:-1]},"tools":[{",".join(tools)}],{_dump(rest)[1:]}'
+    question = "\0".join([*(" ".join(message) for message in messages), *sorted(tools)])
+    return line, Keys(_digest(record.id), _digest(question), _digest("\0".join(answers)))
 
 
-def _canonical(item: Any) -> str:
-    values = {name: getattr(item, name) for name in item.__slots__}
-    return _dump(values)
-
-
-_dump = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
+_dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_sorted = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 def _digest(text: str) -> int:

@@ -1,0 +1,33 @@
+"""The KFP step of data_refine: unpacks artifacts and calls refine.run. Everything heavy is imported inside."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.LIGHT, install_kfp_package=False)
+def data_refine(
+    run: str,
+    settings: str,
+    run_folder: str,
+    refined: dsl.Output[dsl.Dataset],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Check the records by rules; keep the qualified ones, with a reason for each of the others.
+
+    Args:
+        run: JSON of the run's shared settings, made by preflight.
+        settings: JSON of this stage's settings, made by preflight.
+        run_folder: run directory of a local run; empty on a cluster.
+        refined: the stage folder.
+        report: what happened, as a page.
+        metrics: final metrics.
+    """
+    from components.services.stage import run_component
+    from components.settings import DataRefineSettings
+    from components.data_refine.refine import run as run_stage
+
+    run_component(
+        "data_refine", run_stage, DataRefineSettings, settings, run, {}, run_folder, refined, report, metrics
+    )
