@@ -69,7 +69,12 @@ def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmup
     held_out = min(config.batch_size, len(records) // 20)
     left_out: Counter[str] = Counter()
     shuffled = random.Random(config.seed).sample(records, len(records))
-    encoded = _encode(track(shuffled, "encode records", "records"), tokenizer, config, left_out)
+    encoded = _encode(
+        track(shuffled, "encode records", "records", total=min(len(records), held_out + wanted)),
+        tokenizer,
+        config,
+        left_out,
+    )
     usable = list(islice(encoded, held_out + wanted))
     training = usable[held_out:]
     if len(training) < min(config.batch_size, wanted):
@@ -79,7 +84,7 @@ def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmup
             f"out{reasons}), and one step wants batch_size={config.batch_size}; give more records, lower batch_size, "
             "or raise max_prompt_tokens and max_turn_tokens"
         )
-    return Examples(training, usable[:held_out], left_out)
+    return Examples(training, sorted(usable[:held_out], key=_length), left_out)
 
 
 def _encode(
@@ -116,10 +121,14 @@ class StepBatches:
             raise IndexError(step)
         places = [divmod(step * self.batch_size + number, len(self.examples)) for number in range(self.batch_size)]
         batch = [self.examples[self._order(epoch)[place]] for epoch, place in places]
-        return sorted(batch, key=lambda example: len(example.prompt) + len(example.turn))
+        return sorted(batch, key=_length)
 
     def _order(self, epoch: int) -> list[int]:
         if epoch not in self._orders:
             numbers = range(len(self.examples))
             self._orders = {epoch: random.Random(f"{self.seed}/{epoch}").sample(numbers, len(numbers))}
         return self._orders[epoch]
+
+
+def _length(example: Example) -> int:
+    return len(example.prompt) + len(example.turn)

@@ -10,13 +10,46 @@ carry no loss. Nothing here knows of the optimizer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
 from torch.nn.functional import cross_entropy
 
+from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example
+
+
+def batch_loss(
+    model: Any,
+    batch: Sequence[Example],
+    config: SftWarmupSettings,
+    padding: int,
+    backward: Callable[[torch.Tensor], None] | None = None,
+) -> dict[str, float]:
+    """The loss of one optimizer step's batch and its two parts, `micro_batch_size` records at a time.
+
+    `backward` is called with each micro-batch's share of the loss; the shares sum to the loss, and so do the gradients.
+    """
+    thought_weight, result_weight = segment_weights(batch, config.loss, config.thought_weight)
+    sums = torch.zeros(2, dtype=torch.float64, device=model.device)
+    for at in range(0, len(batch), config.micro_batch_size):
+        tensors = collate(batch[at : at + config.micro_batch_size], padding)
+        tensors = {name: value.to(model.device) for name, value in tensors.items()}
+        losses = turn_cross_entropy(model, tensors)
+        thought = losses[tensors["thought_mask"]].sum()
+        result = losses[tensors["turn_mask"] & ~tensors["thought_mask"]].sum()
+        if backward is not None:
+            backward(thought_weight * thought + result_weight * result)
+        sums += torch.stack([thought.detach(), result.detach()])
+    thought_sum, result_sum = sums.tolist()
+    thought_tokens = sum(sum(example.thought_mask) for example in batch)
+    result_tokens = sum(len(example.turn) for example in batch) - thought_tokens
+    return {
+        "loss": thought_weight * thought_sum + result_weight * result_sum,
+        "loss_think": thought_sum / thought_tokens,
+        "loss_result": result_sum / result_tokens,
+    }
 
 
 def segment_weights(
@@ -58,15 +91,19 @@ def collate(batch: Sequence[Example], padding: int) -> dict[str, torch.Tensor]:
 
 
 def turn_cross_entropy(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of every token of the turns [B, C], 0 at padding; the head sees no other position."""
+    """Cross-entropy of every token of the turns [B, C], 0 at padding; the head sees no other position.
+
+    On a bfloat16 base the float32 adapter computes in bfloat16 as well; the loss itself is never below float32.
+    """
     turn_width = batch["targets"].shape[1]
-    logits = model(
-        input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
-        position_ids=batch["position_ids"],
-        use_cache=False,
-        logits_to_keep=turn_width + 1,
-    ).logits[:, :-1]
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype is torch.bfloat16):
+        logits = model(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            position_ids=batch["position_ids"],
+            use_cache=False,
+            logits_to_keep=turn_width + 1,
+        ).logits[:, :-1]
     mask = batch["turn_mask"]
     losses = cross_entropy(_at_least_float32(logits[mask]), batch["targets"][mask], reduction="none")
     return torch.zeros(mask.shape, dtype=losses.dtype, device=losses.device).masked_scatter(mask, losses)

@@ -12,13 +12,15 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
 
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.adapters import attach_adapter
@@ -31,7 +33,7 @@ from components.services.report import Lines, Section, Table, Text, write_report
 from components.services.stage import METRICS, Outputs
 from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples, read_qualified
-from components.sft_warmup.loss import collate, segment_weights, turn_cross_entropy
+from components.sft_warmup.loss import batch_loss
 
 WHOLE = "whole.json"  # written last into a checkpoint: sizes of its files
 
@@ -84,6 +86,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
 
 
 def _train(model: Any, batches: StepBatches, config: SftWarmupSettings, padding: int, outputs: Outputs) -> None:
+    transformers_logging.set_verbosity_error()
     checkpoint = _last_checkpoint(outputs.checkpoints)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     outputs.forget_metrics_after(done)
@@ -120,7 +123,8 @@ class _Trainer(Trainer):
             remove_unused_columns=False,
             dataloader_pin_memory=False,
         )
-        super().__init__(model, arguments, data_collator=self._cut, train_dataset=batches, callbacks=[_MarkWhole()])
+        arguments._n_gpu = 1  # else the Trainer spreads a step over all GPUs by nn.DataParallel
+        super().__init__(model, arguments, data_collator=itemgetter(0), train_dataset=batches, callbacks=[_MarkWhole()])
         self.remove_callback(PrinterCallback)
         self.config, self.padding, self.outputs, self.bar = config, padding, outputs, bar
 
@@ -139,34 +143,15 @@ class _Trainer(Trainer):
     def _get_train_sampler(self, *_: Any) -> torch.utils.data.Sampler:
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
-    def _cut(self, items: list[list[Example]]) -> dict[str, Any]:
-        batch = items[0]
-        size = self.config.micro_batch_size
-        return {
-            "weights": segment_weights(batch, self.config.loss, self.config.thought_weight),
-            "tokens": sum(len(example.prompt) + len(example.turn) for example in batch),
-            "micro_batches": [collate(batch[at : at + size], self.padding) for at in range(0, len(batch), size)],
-        }
-
-    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        started = time.monotonic()
+    def training_step(self, model: Any, inputs: list[Example], num_items_in_batch: Any = None) -> torch.Tensor:
+        self._step_started = time.monotonic()
+        self._step_tokens = sum(len(example.prompt) + len(example.turn) for example in inputs)
         model.train()
-        inputs = self._prepare_inputs(inputs)
-        sums = _SegmentSums()
-        total = torch.zeros((), device=model.device)
-        for micro_batch in inputs["micro_batches"]:
-            losses = turn_cross_entropy(model, micro_batch)
-            thought, result = sums.add(losses, micro_batch)
-            loss = inputs["weights"][0] * thought + inputs["weights"][1] * result
-            self.accelerator.backward(loss)
-            total += loss.detach()
-        if not torch.isfinite(total):
-            raise WorkError(
-                f"sft_warmup: the loss of step {self.state.global_step + 1} is {total.item()}; lower learning_rate"
-            )
-        self._step_metrics = {"loss": total.item(), **sums.means()}
-        self._step_started, self._step_tokens = started, inputs["tokens"]
-        return total
+        self._step_metrics = batch_loss(model, inputs, self.config, self.padding, self.accelerator.backward)
+        loss = self._step_metrics["loss"]
+        if not math.isfinite(loss):
+            raise WorkError(f"sft_warmup: the loss of step {self.state.global_step + 1} is {loss}; lower learning_rate")
+        return torch.tensor(loss, device=model.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "grad_norm" in logs:
@@ -176,28 +161,8 @@ class _Trainer(Trainer):
             self.bar.advance()
         super().log(logs, start_time)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0
-
-
-class _SegmentSums:
-    """Sums of the token losses of thoughts and results over micro-batches."""
-
-    def __init__(self) -> None:
-        self.sums, self.tokens = [0.0, 0.0], [0, 0]
-
-    def add(self, losses: torch.Tensor, batch: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        """The two sums of this micro-batch, differentiable."""
-        parts = []
-        for index, mask in enumerate((batch["thought_mask"], batch["turn_mask"] & ~batch["thought_mask"])):
-            parts.append(losses[mask].sum())
-            self.sums[index] += parts[-1].item()
-            self.tokens[index] += int(mask.sum())
-        return parts
-
-    def means(self) -> dict[str, float]:
-        think, result = (total / number for total, number in zip(self.sums, self.tokens, strict=True))
-        return {"loss_think": think, "loss_result": result}
+    def floating_point_ops(self, inputs: list[Example]) -> int:
+        return 0  # the Trainer's estimate wants tensors, and nobody reads it
 
 
 class _MarkWhole(TrainerCallback):
@@ -224,27 +189,14 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 @torch.no_grad()
-def _held_out_losses(
-    model: Any, held_out: Sequence[Example], config: SftWarmupSettings, padding: int
-) -> dict[str, float]:
+def _held_out_losses(model: Any, held_out: list[Example], config: SftWarmupSettings, padding: int) -> dict[str, float]:
     """Loss of the held-out records with the trained adapter and without any, which is where training started."""
     if not held_out:
         return {}
     model.eval()
-    size = config.micro_batch_size
-    ordered = sorted(held_out, key=lambda example: len(example.prompt) + len(example.turn))
-    weights = segment_weights(held_out, config.loss, config.thought_weight)
-
-    def loss() -> float:
-        sums = _SegmentSums()
-        for at in range(0, len(ordered), size):
-            batch = {name: value.to(model.device) for name, value in collate(ordered[at : at + size], padding).items()}
-            sums.add(turn_cross_entropy(model, batch), batch)
-        return weights[0] * sums.sums[0] + weights[1] * sums.sums[1]
-
     with model.disable_adapter():
-        before = loss()
-    return {"held_out_loss_before": before, "held_out_loss": loss()}
+        before = batch_loss(model, held_out, config, padding)["loss"]
+    return {"held_out_loss_before": before, "held_out_loss": batch_loss(model, held_out, config, padding)["loss"]}
 
 
 def _curves(path: Path) -> list[dict[str, float]]:

@@ -1,0 +1,160 @@
+"""The stage as a whole on a tiny model: what it writes, what it says, and that a killed run ends the same."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from components.function_calls.record import record_to_json
+from components.language_models.adapters import adapter_digest, attach_adapter
+from components.language_models.base_models import base_model_digest
+from components.language_models.model_directory import load_base, load_for_inference, read_card
+from components.services.errors import WorkError
+from components.services.files import sha256_of_file
+from components.services.stage import execute_stage
+from components.settings import AdapterSettings, RunSettings, SftWarmupSettings
+from components.sft_warmup import warmup
+
+ADAPTER = "model/adapter_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory) -> Path:
+    from tests.conftest import build_records
+
+    folder = tmp_path_factory.mktemp("records")
+    with gzip.open(folder / "qualified.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(record_to_json(record)) + "\n" for record in build_records(60))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model) -> SftWarmupSettings:
+    return SftWarmupSettings(
+        base_model=str(tiny_model),
+        adapter=AdapterSettings(rank=4, alpha=8),
+        steps=12,
+        batch_size=4,
+        micro_batch_size=3,
+        learning_rate=1e-2,
+        checkpoint_every=3,
+    )
+
+
+def _run(settings: SftWarmupSettings, records: Path, folder: Path) -> dict[str, float]:
+    return execute_stage("sft_warmup", warmup.run, settings, {"records": records}, folder, RunSettings())
+
+
+@pytest.fixture(scope="module")
+def finished(settings, records, tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    """A run nobody disturbed."""
+    folder = tmp_path_factory.mktemp("finished") / "sft_warmup"
+    return folder, _run(settings, records, folder)
+
+
+def test_the_model_learns_and_the_held_out_loss_says_so(finished):
+    folder, metrics = finished
+    curves = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curves] == list(range(1, 13))
+    assert metrics["held_out_loss"] < metrics["held_out_loss_before"] - 0.3
+    assert curves[-1]["loss_think"] < curves[0]["loss_think"] and curves[-1]["loss_result"] < curves[0]["loss_result"]
+    for row in curves:
+        assert row["loss"] == pytest.approx(0.7 * row["loss_think"] + 0.3 * row["loss_result"])
+    assert metrics["loss"] == curves[-1]["loss"] and metrics["records"] == 60 and metrics["records_left_out"] == 0
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_as_a_cosine(finished):
+    rates = [json.loads(line)["learning_rate"] for line in (finished[0] / "metrics.jsonl").read_text().splitlines()]
+    assert rates[0] == pytest.approx(0.5e-2) and rates[1] == max(rates) == pytest.approx(1e-2)
+    assert rates[1:] == sorted(rates[1:], reverse=True) and 0 < rates[-1] < 0.05e-2
+
+
+def test_the_model_directory_says_where_it_comes_from(finished, settings, records, tiny_model):
+    card = read_card(finished[0] / "model")
+    assert card.stage == "sft_warmup" and card.config == settings.model_dump(mode="json")
+    assert card.base_model.reference == str(tiny_model) and card.base_model.sha256 == base_model_digest(tiny_model)
+    loaded = load_for_inference(finished[0] / "model", device="cpu")
+    digests = {"records": sha256_of_file(records / "qualified.jsonl.gz"), "adapter": adapter_digest(loaded.model)}
+    assert card.parents == digests
+
+
+def test_the_page_shows_the_curves(finished):
+    page = (finished[0] / "report.html").read_text()
+    assert all(title in page for title in ("Supervised warm-up", "Gradient norm", "loss_result", "<svg"))
+
+
+def test_no_steps_leave_the_adapter_untouched(settings, records, tiny_model, tmp_path):
+    none = settings.model_copy(update={"steps": 0})
+    metrics = _run(none, records, tmp_path / "sft_warmup")
+    fresh = attach_adapter(load_base(tiny_model, device="cpu").model, none.adapter, none.seed)
+    saved = load_for_inference(tmp_path / "sft_warmup" / "model", device="cpu").model
+    assert adapter_digest(saved) == adapter_digest(fresh)
+    assert not any(weight.any() for name, weight in saved.named_parameters() if "lora_B" in name)
+    assert metrics["epochs"] == 0 and "loss" not in metrics
+
+
+def test_a_loss_that_is_not_finite_ends_the_stage_in_words(settings, records, tmp_path):
+    wild = settings.model_copy(update={"learning_rate": 1e38})
+    with pytest.raises(WorkError, match=r"the loss of step \d+ is (nan|inf); lower learning_rate"):
+        _run(wild, records, tmp_path / "sft_warmup")
+
+
+@pytest.mark.parametrize("spoil", ["whole.json", "optimizer.pt", "adapter_model.safetensors"])
+def test_a_half_written_checkpoint_is_passed_over(settings, records, finished, tmp_path, spoil):
+    folder = tmp_path / "sft_warmup"
+    shutil.copytree(finished[0], folder)
+    for name in ("manifest.json", "report.html"):
+        (folder / name).unlink()
+    shutil.rmtree(folder / "model")
+    half = folder / "checkpoints" / "checkpoint-12" / spoil
+    half.write_bytes(half.read_bytes()[:-10])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "lo')
+    metrics = _run(settings, records, folder)
+    assert (folder / ADAPTER).read_bytes() == (finished[0] / ADAPTER).read_bytes()
+    assert metrics == finished[1]
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 13))
+
+
+# One process imports torch and then forks a child per attempt: an import costs more than a run.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from components.services.stage import execute_stage
+from components.settings import RunSettings, SftWarmupSettings, read_section
+from components.sft_warmup import warmup
+import json, matplotlib.pyplot, accelerate, transformers.models.llama.modeling_llama
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+settings = read_section(SftWarmupSettings, json.loads(sys.argv[1]), "sft_warmup")
+folder, choose, kills, longest = Path(sys.argv[3]), random.Random(0), 0, float(sys.argv[4])
+while not (folder / "manifest.json").exists():
+    child = os.fork()
+    if not child:
+        execute_stage("sft_warmup", warmup.run, settings, {"records": Path(sys.argv[2])}, folder, RunSettings())
+        os._exit(0)
+    end = time.monotonic() + choose.uniform(0.1, longest) if kills < 4 else time.monotonic() + 60
+    while time.monotonic() < end and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.01)
+    if time.monotonic() >= end:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        kills += 1
+print("kills", kills, time.process_time())
+"""
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_adapter(settings, records, finished, tmp_path):
+    folder = tmp_path / "sft_warmup"
+    command = [sys.executable, "-c", KILLER, settings.model_dump_json(), str(records), str(folder), "1.5"]
+    done = subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout.split()[1]) == 4, done.stdout
+    assert (folder / ADAPTER).read_bytes() == (finished[0] / ADAPTER).read_bytes()
