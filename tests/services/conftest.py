@@ -17,9 +17,14 @@ NAMES = ("AWS_", "MLFLOW_")
 
 
 @pytest.fixture(scope="session")
-def _servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def _servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("services") / "embedded"
+
+
+@pytest.fixture(scope="session")
+def _servers(_servers_folder: Path) -> Iterator[dict[str, str]]:
     kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(NAMES)}
-    with embedded_services(tmp_path_factory.mktemp("embedded")) as environment:
+    with embedded_services(_servers_folder) as environment:
         yield environment
     os.environ.update(kept)
 

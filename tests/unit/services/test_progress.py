@@ -1,0 +1,106 @@
+"""Progress: silent when short, right numbers when long, and a file that a parent can draw from."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.services import progress
+from components.services.progress import State, line_of, track
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 0.05)
+    monkeypatch.delenv(progress.PROGRESS_FILE, raising=False)
+
+
+def _state(**changes: Any) -> State:
+    values: dict[str, Any] = {
+        "label": "refine", "done": 50, "total": 200, "unit": "records", "rate": 10.0, "remaining_s": 15.0,
+        "elapsed_s": 5.0, "finished": False,
+    }  # fmt: skip
+    return State(**values | changes)
+
+
+def test_what_is_over_soon_is_not_shown(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SILENT_SECONDS", 2.0)
+    assert list(track([1, 2, 3], "short", "items")) == [1, 2, 3]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_lines_carry_share_rate_and_remaining_time() -> None:
+    assert line_of(_state()) == "refine 50/200 records (25 %), 10 records/s, 0:15 left"
+    assert line_of(_state(total=None, remaining_s=None)) == "refine 50 records, 10 records/s"
+    assert line_of(_state(remaining_s=3725.0)).endswith("1:02:05 left")
+    assert line_of(_state(finished=True, elapsed_s=61.0)).endswith("took 1:01")
+    done = _state(done=15_000_000, total=30_000_000, unit="bytes", rate=2.5e6)
+    assert line_of(done) == "refine 15/30 MB (50 %), 2.5 MB/s, 0:15 left"
+
+
+def test_a_loop_counts_what_was_done_and_not_what_is_being_done() -> None:
+    bar = track(range(3), "loop", "items")
+    seen = [(item, bar.done) for item in bar]
+    assert seen == [(0, 0), (1, 1), (2, 2)]
+    assert bar.done == bar.total == 3
+
+
+def test_units_of_an_earlier_run_count_for_the_share_and_not_for_the_rate() -> None:
+    with track(100, "steps", "steps", done=90) as bar:
+        time.sleep(0.1)
+        bar.advance(1)
+        state = bar.state()
+    assert state.done == 91
+    assert 0 < state.rate <= 10
+    assert state.remaining_s == pytest.approx(9 / state.rate)
+
+
+def test_the_file_holds_one_state_a_line_and_ends_with_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = tmp_path / "progress.jsonl"
+    monkeypatch.setenv(progress.PROGRESS_FILE, str(path))
+    for _ in track(iter(range(100)), "loop", "items", total=100):
+        time.sleep(0.008)
+    states = [json.loads(line) for line in path.read_text().splitlines()]
+    assert 3 <= len(states) <= 7  # five a second
+    assert set(states[0]) == {
+        "label", "done", "total", "unit", "rate", "remaining_s", "elapsed_s", "finished", "pid", "time"
+    }  # fmt: skip
+    assert [state["done"] for state in states] == sorted(state["done"] for state in states)
+    assert [state["finished"] for state in states] == [False] * (len(states) - 1) + [True]
+    assert (states[-1]["done"], states[-1]["total"], states[-1]["remaining_s"]) == (100, 100, 0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_loop_that_fails_ends_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(progress.PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
+    with pytest.raises(KeyError), track(10, "work", "steps") as bar:
+        bar.advance(4)
+        time.sleep(0.1)
+        raise KeyError
+    last = json.loads((tmp_path / "progress.jsonl").read_text().splitlines()[-1])
+    assert (last["done"], last["finished"]) == (4, True)
+
+
+def test_without_a_terminal_there_are_lines(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress._LineView, "interval", 0.05)
+    with track(4, "outer", "steps") as outer:
+        for _ in track(range(3), "inner", "items"):
+            time.sleep(0.04)
+        outer.advance()
+    lines = capsys.readouterr().err.splitlines()
+    assert any(line.startswith("inner 3/3 items (100 %)") and "took" in line for line in lines)
+    assert lines[-1].startswith("outer 1/4 steps (25 %)")
+
+
+def test_counting_is_cheap() -> None:
+    with track(None, "count", "records") as bar:
+        started = time.perf_counter()
+        for _ in range(100_000):
+            bar.advance()
+        assert time.perf_counter() - started < 0.5

@@ -1,0 +1,133 @@
+"""The stage contract: done work is not done again, other work is, and an unfinished stage goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from components.services.errors import InputError, WorkError
+from components.services.files import atomic_write
+from components.services.stage import Outputs, content_digest, execute_stage, verified_manifest
+from components.settings import DataRefineSettings, RunSettings
+
+Stage = Callable[..., dict[str, float]]
+
+
+@pytest.fixture(autouse=True)
+def _no_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def calls() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def stage(tmp_path: Path, calls: list[int]) -> Stage:
+    """`stage(seed=.., inputs=.., fail=..)` runs a stage that counts its calls and leaves a checkpoint."""
+
+    def call(
+        inputs: Mapping[str, Path] | None = None, fail: Exception | None = None, **settings: int
+    ) -> dict[str, float]:
+        def function(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
+            calls.append(len(list(outputs.folder.glob("checkpoints/*"))))
+            outputs.log(1, {"loss": 0.5})
+            outputs.checkpoints.mkdir(exist_ok=True)
+            (outputs.checkpoints / f"{len(calls)}").touch()
+            (outputs.folder / "result.txt").write_text(f"seed {config.seed}")
+            if fail:
+                raise fail
+            return {"accepted": 3.0}
+
+        return execute_stage(
+            "data_refine", function, DataRefineSettings(**settings), inputs or {}, tmp_path / "stage", RunSettings()
+        )
+
+    return call
+
+
+def test_a_finished_stage_is_not_done_again(stage: Stage, calls: list[int]) -> None:
+    assert stage() == {"accepted": 3.0}
+    assert stage() == {"accepted": 3.0}
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing", "cut manifest"])
+def test_a_damaged_stage_is_done_again(stage: Stage, calls: list[int], tmp_path: Path, damage: str) -> None:
+    stage()
+    folder = tmp_path / "stage"
+    if damage == "changed":
+        (folder / "result.txt").write_text("seed 1")
+    elif damage == "missing":
+        (folder / "result.txt").unlink()
+    else:
+        (folder / "manifest.json").write_text('{"files"')
+    stage()
+    assert len(calls) == 2
+    assert verified_manifest(folder) is not None
+
+
+def test_other_settings_start_from_an_empty_folder(stage: Stage, calls: list[int], tmp_path: Path) -> None:
+    stage(seed=0)
+    stage(seed=1)
+    assert calls == [0, 0]  # no checkpoint of the other work
+    assert (tmp_path / "stage" / "result.txt").read_text() == "seed 1"
+    assert len((tmp_path / "stage" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_an_input_is_known_by_its_content(stage: Stage, calls: list[int], tmp_path: Path) -> None:
+    for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(text)
+        stage(inputs={"records": tmp_path / name})
+    assert len(calls) == 2
+
+
+def test_a_failed_stage_says_so_and_goes_on_from_its_checkpoint(stage: Stage, calls: list[int], tmp_path: Path) -> None:
+    with pytest.raises(WorkError):
+        stage(fail=WorkError("the store went away"))
+    error = json.loads((tmp_path / "stage" / "error.json").read_text())
+    assert error == {"stage": "data_refine", "message": "the store went away", "exit_code": 1}
+    assert verified_manifest(tmp_path / "stage") is None
+    stage()
+    assert calls == [0, 1]
+    assert not (tmp_path / "stage" / "error.json").exists()
+
+
+def test_a_missing_input_is_named(stage: Stage, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file or folder"):
+        stage(inputs={"records": tmp_path / "missing"})
+
+
+def test_the_manifest_counts_outputs_and_not_checkpoints(stage: Stage, tmp_path: Path) -> None:
+    stage()
+    manifest = verified_manifest(tmp_path / "stage")
+    assert manifest is not None
+    assert set(manifest["files"]) == {"config.json", "result.txt"}
+    assert content_digest(tmp_path / "stage") == content_digest(tmp_path / "stage")
+
+
+def test_metrics_beyond_a_checkpoint_are_forgotten(tmp_path: Path) -> None:
+    from components.services.tracking import Tracker
+
+    outputs = Outputs(tmp_path, Tracker(), RunSettings(), "egpo_rl")
+    for step in (1, 2, 3):
+        outputs.log(step, {"reward": step / 10})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "rew')  # a kill in the middle of a line
+    outputs.forget_metrics_after(2)
+    assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(KeyError), atomic_write(path) as file:
+        file.write("new")
+        raise KeyError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
