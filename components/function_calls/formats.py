@@ -24,6 +24,7 @@ DataFormat = Literal["auto", "callforge", "xlam"]
 MAX_RECORD_BYTES = 16 * 2**20
 KEPT_OF_RAW = 2_000  # characters of a rejected line that are kept
 _CHUNK = 2**16
+_HEAD = 64  # bytes that show a binary file
 
 
 class FormatError(ValueError):
@@ -55,15 +56,22 @@ def read_records(stream: BinaryIO, name: str, data_format: DataFormat = "auto") 
     Raises:
         FormatError: see the class. What was read before is handed out first.
     """
+    return (item for _, item in numbered_records(stream, name, data_format))
+
+
+def numbered_records(
+    stream: BinaryIO, name: str, data_format: DataFormat = "auto"
+) -> Iterator[tuple[int, Record | Rejected]]:
+    """What `read_records` gives, each with the line it starts in."""
     for piece in _with_line(_lines_or_elements(_chunks(stream, name), name), name):
         try:
             value = _parse(piece)
             if data_format == "auto":
                 data_format = detect_format(value, f"{name}, line {piece.line}")
-            yield _xlam_record(value) if data_format == "xlam" else record_from_json(_normalised(value))
+            yield piece.line, _xlam_record(value) if data_format == "xlam" else record_from_json(_normalised(value))
         except RecordError as error:
             raw = piece.data[: 4 * KEPT_OF_RAW].decode("utf-8", "backslashreplace")[:KEPT_OF_RAW]
-            yield Rejected(piece.line, error.reason, error.detail, raw)
+            yield piece.line, Rejected(piece.line, error.reason, error.detail, raw)
 
 
 def open_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
@@ -170,7 +178,7 @@ def _chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
     data = stream.read(_CHUNK)
     if not data.startswith(b"\x1f\x8b"):
         data = data.removeprefix(codecs.BOM_UTF8)
-        if b"\0" in data:
+        if b"\0" in data[:_HEAD]:  # further on it spoils one line, which is rejected
             raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is wanted, gzip allowed")
         while data:
             yield data

@@ -115,6 +115,8 @@ def check_arguments(call: Call, tool: Tool) -> str | None:
     for name in schema.get("required") or ():
         if name not in call.arguments:
             return f"missing_argument: {tool.name} needs {name!r}"
+    if _surely_valid(call.arguments, schema):
+        return None
     try:
         error = next(_Validator(schema).iter_errors(call.arguments), None)
     except (ArithmeticError, RecursionError) as fault:
@@ -124,6 +126,29 @@ def check_arguments(call: Call, tool: Tool) -> str | None:
     where = ".".join(str(part) for part in error.absolute_path)
     reason = "wrong_type" if error.validator in ("type", "anyOf", "oneOf") else "wrong_value"
     return f"{reason}: {tool.name}: {where}: {error.message[:200]}"
+
+
+_PLAIN_TYPES = {"string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,)}
+
+
+def _surely_valid(value: Any, schema: Schema) -> bool:
+    """True only where the validator would find no fault; a quick yes for what most calls are."""
+    kind = schema.get("type")
+    if not schema.keys() <= _PLAIN or "additionalProperties" in schema or type(kind) is not str:
+        return False
+    if "enum" in schema:
+        return kind == "string" and type(value) is str and value in schema["enum"]
+    if kind == "array":
+        items = schema.get("items")
+        return type(value) is list and (items is None or all(_surely_valid(item, items) for item in value))
+    if kind == "object":
+        properties = schema.get("properties") or {}
+        return (
+            type(value) is dict
+            and all(name in value for name in schema.get("required") or ())
+            and all(name in properties and _surely_valid(item, properties[name]) for name, item in value.items())
+        )
+    return type(value) in _PLAIN_TYPES.get(kind, ())
 
 
 class _SchemaFaultError(Exception):
