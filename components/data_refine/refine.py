@@ -22,7 +22,7 @@ from components.data_refine.duplicates import KeyTable
 from components.data_refine.overlap import QuestionIndex, bfcl_data_folder, bfcl_questions
 from components.data_refine.rules import Verdict, check_grounding, check_record, encode
 from components.data_refine.sample_source import sample_records
-from components.function_calls.formats import FormatError, Rejected, read_records
+from components.function_calls.formats import FormatError, Rejected, numbered_records
 from components.function_calls.record import CATEGORIES, Record
 from components.services.errors import InputError
 from components.services.files import atomic_write
@@ -153,8 +153,8 @@ def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Reject
         return
     with open_uri(config.data) as stream:
         try:
-            records = read_records(stream, config.data, config.data_format)
-            yield from islice(enumerate(records, 1), config.max_records or None)
+            records = numbered_records(stream, config.data, config.data_format)
+            yield from islice(records, config.max_records or None)
         except FormatError as error:
             raise InputError(f"data_refine.data: {error}") from None
 
