@@ -140,7 +140,13 @@ def _prepare(folder: Path, wanted: list[str]) -> tuple[dict[str, str], dict[str,
             "AWS_SESSION_TOKEN": "",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
-        commands[S3] = {"command": _seaweedfs(folder, ports), "environment": {"WEED_MASTER_VOLUME_GROWTH_COPY_1": "2"}}
+        commands[S3] = {
+            "command": _seaweedfs(folder, ports),
+            "environment": {
+                "WEED_MASTER_VOLUME_GROWTH_COPY_1": "2",  # volumes made at a time, instead of 7
+                "GOMEMLIMIT": "256MiB",  # instead of 0.9 GB after an upload of 0.5 GB, at the same speed
+            },
+        }
     if MLFLOW in wanted:
         artifacts = f"s3://{BUCKET}/mlflow" if S3 in wanted else str(folder / "mlflow-artifacts")
         commands[MLFLOW] = {

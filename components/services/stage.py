@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from components.services.errors import CallforgeError, InputError
 from components.services.files import sha256_of_file, sha256_of_json, write_json
-from components.services.storage import upload_folder
+from components.services.storage import upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
 from components.settings import RunSettings, Section, read_section
 
@@ -103,12 +103,17 @@ def execute_stage(
             tracker.log_metrics({f"{stage}/final/{name}": value for name, value in metrics.items()}, None)
             for page in sorted(folder.glob("*.html")):
                 tracker.log_artifact(page, stage)
+            # The manifest takes its name here, and its place in S3, when everything it names is there.
+            manifest_path = folder / f".{MANIFEST}"
+            write_json(manifest_path, {"stage": stage, "files": _file_table(folder), "metrics": metrics})
             if run.artifact_root:
-                upload_folder(folder, f"{run.artifact_root}/{run.run_id}/{stage}", skip=(CHECKPOINTS,))
+                uri = f"{run.artifact_root.rstrip('/')}/{run.run_id}/{stage}"
+                upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
+                upload_file(manifest_path, f"{uri}/{MANIFEST}")
     except CallforgeError as error:
         write_json(folder / ERROR, {"stage": stage, "message": str(error), "exit_code": error.exit_code})
         raise
-    write_json(folder / MANIFEST, {"stage": stage, "files": _file_table(folder), "metrics": metrics})
+    manifest_path.replace(folder / MANIFEST)
     return metrics
 
 

@@ -13,6 +13,8 @@ import pytest
 
 from components.services import storage
 from components.services.errors import InputError, WorkError
+from components.services.stage import Outputs, execute_stage, verified_manifest
+from components.settings import DataRefineSettings, RunSettings
 
 MEGABYTE = 2**20
 
@@ -121,3 +123,20 @@ def test_a_refused_endpoint_is_the_input_at_first_and_the_store_later(
         storage.check_bucket(root)
     with pytest.raises(WorkError, match=r"http://127.0.0.1:9 does not answer"):
         storage.upload_file(tmp_path / "file", f"{root}/file")
+
+
+def test_a_stage_lies_in_s3_with_its_manifest(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def function(config: Any, inputs: Any, outputs: Outputs) -> dict[str, float]:
+        outputs.checkpoints.mkdir()
+        (outputs.checkpoints / "state").touch()
+        (outputs.folder / "result.txt").write_text("x")
+        return {"accepted": 1.0}
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run = RunSettings(run_id="one", artifact_root=root)
+    execute_stage("data_refine", function, DataRefineSettings(), {}, tmp_path / "stage", run)
+    storage.download_folder(f"{root}/one/data_refine", tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"config.json", "manifest.json", "result.txt"}
+    manifest = verified_manifest(tmp_path / "copy")
+    assert manifest is not None
+    assert manifest == verified_manifest(tmp_path / "stage")
