@@ -33,8 +33,7 @@ def write_training_report(
     folder: Path, config: EgpoRlSettings, before: Mapping[str, float], after: Mapping[str, float]
 ) -> dict[str, float]:
     """Write report.html; returns the stage's final metrics."""
-    lines = [json.loads(line) for line in (folder / METRICS).read_text("utf-8").splitlines()]
-    steps = [line for line in lines if "loss" in line or "skipped" in line]
+    steps = _rows(folder / METRICS)
     final = {f"{name}_before": value for name, value in before.items()} | dict(after)
     last = [line["reward"] for line in steps[-LAST_STEPS:] if "reward" in line]
     if last:
@@ -83,9 +82,8 @@ def _reasons(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, 
 
 
 def _examples(path: Path) -> list[tuple[str, dict[str, str]]]:
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
     items = []
-    for row in rows[-SHOWN_EXAMPLES:]:
+    for row in _rows(path)[-SHOWN_EXAMPLES:]:
         verdict = "right" if not row["reason"] else row["reason"]
         texts = {
             "question": row["question"],
@@ -94,3 +92,8 @@ def _examples(path: Path) -> list[tuple[str, dict[str, str]]]:
         }
         items.append((f"step {row['step']} ({row['of']}): {verdict}, reward {row['reward']:g}", texts))
     return items
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; none where it was never written."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []

@@ -139,9 +139,10 @@ class Explainer:
         example = next((group.examples[worst] for group in groups if worst in group.examples), "")
         if metrics["solved"] == 1:
             return "solved", "every rollout is right; there is nothing left to learn from these prompts", ""
-        if failures.get(TRUNCATED, 0) >= NEARLY_ALL:
-            return "truncated", f"completions are cut at max_new_tokens={self.max_new_tokens}; raise it", example
-        if bad_format >= NEARLY_ALL:
+        if failures.get(TRUNCATED, 0.0) + bad_format >= NEARLY_ALL:
+            if worst == TRUNCATED:
+                limit = f"max_new_tokens={self.max_new_tokens}"
+                return "truncated", f"{failures[worst]:.0%} of the completions are cut at {limit}; raise it", example
             text = f"the format is not met ({worst} in {failures[worst]:.0%}); warm the model up first"
             return "format", text, example
         if metrics["solved"] == 0:

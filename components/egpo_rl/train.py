@@ -257,7 +257,9 @@ class _Training:
             if name.startswith("reward")
         }
         if self.world.leads:
-            print(f"egpo_rl: {when} training: reward {metrics['held_out_reward']:.3f} ({len(facts)} prompts)", flush=True)
+            print(
+                f"egpo_rl: {when} training: reward {metrics['held_out_reward']:.3f} ({len(facts)} prompts)", flush=True
+            )
             self._append_samples([_sample_row(step, when, answer, 0) for answer in answers])
         return metrics
 
@@ -279,7 +281,11 @@ class _Training:
 
     def write_tables(self) -> None:
         """samples.jsonl as a table for MLflow, and the pass rates by record id."""
-        lines = (self.outputs.folder / SAMPLES).read_text("utf-8").splitlines()
+        with (self.outputs.folder / SAMPLES).open(
+            "a+", encoding="utf-8"
+        ) as file:  # there also when nothing was sampled
+            file.seek(0)
+            lines = file.read().splitlines()
         self.outputs.tracker.log_table([json.loads(line) for line in lines[-TABLE_ROWS:]], "egpo_rl_samples")
         rates = {
             self.order.records[index].id: {"visits": rate.visits, "last": rate.last}

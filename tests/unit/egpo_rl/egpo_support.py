@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from components.egpo_rl import rewards, train
+from components.egpo_rl import report, rewards, train
 from components.egpo_rl.distributed import open_world
 from components.egpo_rl.rewards import Reward
 from components.egpo_rl.update import Learner, join_sums, make_batch
@@ -62,6 +62,7 @@ def run_stage(inputs: dict[str, Path], folder: Path, config: EgpoRlSettings, env
     """`train.run` with the reward above, as a child process calls it; its errors become exit codes."""
     os.environ.update(environment or {})
     rewards.REWARDS["binary"] = odd_letters
+    report.write_report = lambda *_: None  # drawing takes longer than training a tiny model
     folder.mkdir(parents=True, exist_ok=True)
     try:
         return train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))

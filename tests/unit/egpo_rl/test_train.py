@@ -1,0 +1,187 @@
+"""The stage as a whole on a tiny model: its files and figures, and what wrong input gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from egpo_support import SMALL, odd_letters
+from safetensors.torch import load_file, save_file
+
+from components.egpo_rl import report, rewards, train
+from components.egpo_rl.update import Learner
+from components.language_models.model_directory import load_for_inference, read_card
+from components.services.errors import InputError, WorkError
+from components.services.stage import Outputs
+from components.services.tracking import Tracker
+from components.settings import RunSettings
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    (tmp_path / "egpo_rl").mkdir()
+    return Outputs(tmp_path / "egpo_rl", Tracker(), RunSettings(), "egpo_rl")
+
+
+@pytest.fixture
+def page():
+    """Asked for by tests that look at report.html; drawing it takes longer than training a tiny model."""
+
+
+@pytest.fixture(autouse=True)
+def _page_only_where_asked_for(request, monkeypatch):
+    if "page" not in request.fixturenames:
+        monkeypatch.setattr(report, "write_report", lambda *_: None)
+
+
+@pytest.fixture
+def half_right(monkeypatch):
+    """A random model is never right by the real reward; by this one it is, half the time."""
+    monkeypatch.setitem(rewards.REWARDS, "binary", odd_letters)
+
+
+def metrics_of(outputs):
+    return [json.loads(line) for line in (outputs.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, capsys):
+    final = train.run(SMALL, inputs, outputs)
+    told = capsys.readouterr().out
+    assert {"held_out_reward_before", "held_out_reward", "reward"} <= final.keys()
+    lines = metrics_of(outputs)
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    for line in lines:
+        assert {
+            "reward", "reward_call", "solved", "loss", "grad_norm", "entropy_answer", "bonus", "bonus_spread",
+            "bonus_capped", "dead_all_right", "dead_others", "clip_share", "length", "truncated", "learning_rate",
+            "seconds_sample", "seconds_reward", "seconds_reference", "seconds_update", "seconds", "sampler_kl",
+            "unique_token_share",
+        } <= line.keys()  # fmt: skip
+        assert line["unique_token_share"] < 0.5
+        assert line["sampler_kl"] < 1e-6, "the sampler and the trainer are the same model"
+        assert f"egpo_rl {line['step']}/3  reward {line['reward']:.3f}" in told
+    trained = load_for_inference(outputs.folder / "model")
+    start = load_file(inputs["model"] / "model" / "adapter_model.safetensors")
+    end = load_file(outputs.folder / "model" / "adapter_model.safetensors")
+    assert any(not torch.equal(start[name], end[name]) for name in start)
+    assert trained.model.active_adapter == "default"
+    card = read_card(outputs.folder / "model")
+    assert (card.stage, card.config["seed"]) == ("egpo_rl", 0)
+    assert {"records", "model", "adapter"} <= card.parents.keys()
+    rows = [json.loads(line) for line in (outputs.folder / "samples.jsonl").read_text().splitlines()]
+    assert {row["of"] for row in rows} == {"held out, before", "training", "held out, after"}
+    page = (outputs.folder / "report.html").read_text()
+    assert "Held-out prompts" in page and "Reward" in page and "wrong_value" in page
+
+
+def test_no_step_leaves_the_adapter_as_it_was(inputs, outputs, page):
+    train.run(SMALL.model_copy(update={"steps": 0}), inputs, outputs)
+    name = "adapter_model.safetensors"
+    start, end = load_file(inputs["model"] / "model" / name), load_file(outputs.folder / "model" / name)
+    assert all(torch.equal(start[key], end[key]) for key in start)
+
+
+def test_a_flat_reward_is_explained_with_an_example(inputs, outputs, capsys):
+    final = train.run(SMALL, inputs, outputs)
+    told = capsys.readouterr().out
+    assert final["reward"] == 0
+    assert "every group's rewards are equal: " in told and "are cut at max_new_tokens=10; raise it" in told
+    assert told.count("for example:") == 1
+    assert all(line["loss"] == 0 and line["dead_others"] == 1 for line in metrics_of(outputs))
+
+
+def test_refilling_replaces_dead_groups(inputs, outputs, half_right):
+    config = SMALL.model_copy(update={"group_size": 2, "refill_rounds": 3, "prompts_per_step": 3})
+    train.run(config, inputs, outputs)
+    lines = metrics_of(outputs)
+    assert max(line["groups"] for line in lines) > 3
+    for line in lines:
+        alive = line["groups"] * (1 - line["dead_all_right"] - line["dead_others"])
+        assert alive == pytest.approx(3) or line["groups"] > 3
+
+
+def test_bad_steps_are_skipped_and_too_many_stop_the_run(inputs, outputs, half_right, capsys, monkeypatch):
+    accumulate = Learner.accumulate
+
+    def poisoned(self, batch):
+        result = accumulate(self, batch)
+        next(iter(self.parameters.values())).grad[0, 0] = float("nan")
+        return result
+
+    monkeypatch.setattr(Learner, "accumulate", poisoned)
+    with pytest.raises(WorkError, match="not finite in 2 steps in a row"):
+        train.run(SMALL.model_copy(update={"max_bad_steps": 2}), inputs, outputs)
+    assert "step skipped (1 in a row)" in capsys.readouterr().out
+    assert [line.get("skipped") for line in metrics_of(outputs)] == [1.0, 1.0]
+
+
+def test_shared_and_padded_paths_that_differ_stop_the_run_before_the_first_step(inputs, outputs, monkeypatch):
+    from components.language_models import shared_prefix
+
+    padded = shared_prefix.score_padded
+    broken = lambda model, groups, temperature, **rest: padded(model, groups, temperature * 1.5, **rest)  # noqa: E731
+    monkeypatch.setattr(shared_prefix, "score_padded", broken)
+    with pytest.raises(WorkError, match="differ"):
+        train.run(SMALL, inputs, outputs)
+    assert not (outputs.folder / "metrics.jsonl").exists()
+
+
+def test_a_checkpoint_of_other_settings_is_left_alone(inputs, outputs, half_right, capsys):
+    train.run(SMALL, inputs, outputs)
+    capsys.readouterr()
+    train.run(SMALL.model_copy(update={"learning_rate": 1e-3}), inputs, outputs)
+    told = capsys.readouterr().out
+    assert "is of other settings or inputs; it is not used" in told
+    assert "going on after" not in told
+    assert [line["step"] for line in metrics_of(outputs)] == [1, 2, 3]
+
+
+def test_a_broken_checkpoint_is_passed_over(inputs, outputs, half_right, capsys):
+    train.run(SMALL, inputs, outputs)
+    expected = (outputs.folder / "model" / "adapter_model.safetensors").read_bytes()
+    newest = outputs.checkpoints / "step-0000003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    capsys.readouterr()
+    train.run(SMALL, inputs, outputs)
+    told = capsys.readouterr().out
+    assert "step-0000003.safetensors cannot be read" in told and "going on after step 2" in told
+    assert (outputs.folder / "model" / "adapter_model.safetensors").read_bytes() == expected
+
+
+def test_only_the_last_checkpoints_are_kept(inputs, outputs, half_right):
+    train.run(SMALL.model_copy(update={"checkpoint_every": 1, "keep_checkpoints": 1}), inputs, outputs)
+    assert [path.name for path in outputs.checkpoints.iterdir()] == ["step-0000003.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_prompt_tokens": 16}, "max_prompt_tokens"),
+        ({"max_new_tokens": 4096}, "max_new_tokens=4096: no room is left for a prompt"),
+    ],
+)
+def test_settings_that_leave_nothing_to_train_on(inputs, outputs, settings, message):
+    with pytest.raises(InputError, match=message):
+        train.run(SMALL.model_copy(update=settings), inputs, outputs)
+
+
+def test_an_adapter_for_other_weights_is_refused(inputs, outputs, tmp_path):
+    card = inputs["model"] / "model" / "callforge.json"
+    value = json.loads(card.read_text())
+    value["base_model"]["sha256"] = "0" * 64
+    card.write_text(json.dumps(value))
+    with pytest.raises(InputError, match="other weights"):
+        train.run(SMALL, inputs, outputs)
+
+
+def test_an_adapter_that_does_not_fit_is_refused(inputs, outputs):
+    file = inputs["model"] / "model" / "adapter_model.safetensors"
+    save_file({name: tensor[:, :-1].contiguous() for name, tensor in load_file(file).items()}, file)
+    with pytest.raises(InputError, match="adapter"):
+        train.run(SMALL, inputs, outputs)
+
+
+def test_a_model_that_is_no_adapter_is_refused(inputs, outputs, tiny_model):
+    with pytest.raises(InputError, match=r"callforge\.json"):
+        train.run(SMALL, inputs | {"model": tiny_model}, outputs)
