@@ -37,9 +37,9 @@ def write_page(path: Path, name: str, questions: Sequence[Question], evaluation:
     sections: list[Section] = [
         Bars(
             "Accuracy by category",
-            "accuracy",
-            {category: {name: entry["accuracy"]} for category, entry in categories.items()},
-            {category: {name: tuple(entry["interval"])} for category, entry in categories.items()},
+            "accuracy, %",
+            {category: {name: 100 * entry["accuracy"]} for category, entry in categories.items()},
+            {category: {name: _percents(entry)} for category, entry in categories.items()},
             note=INTERVAL_NOTE,
         ),
         Table(
@@ -86,9 +86,9 @@ def write_comparison(path: Path, questions: Sequence[Question], found: Mapping[s
     sections: list[Section] = [
         Bars(
             "Accuracy by category",
-            "accuracy",
-            {c: {name: e.scores["categories"][c]["accuracy"] for name, e in models.items()} for c in categories},
-            {c: {name: tuple(e.scores["categories"][c]["interval"]) for name, e in models.items()} for c in categories},
+            "accuracy, %",
+            {c: {name: 100 * e.scores["categories"][c]["accuracy"] for name, e in models.items()} for c in categories},
+            {c: {name: _percents(e.scores["categories"][c]) for name, e in models.items()} for c in categories},
             note=INTERVAL_NOTE,
         ),
         Table(
@@ -145,7 +145,9 @@ def _figures(models: Mapping[str, Evaluation]) -> dict[str, Any]:
     figures: dict[str, Any] = {
         f"single-turn, {name}": percent(value) if value is not None else None for name, value in single.items()
     }
-    figures["questions"] = f"a sample of {asked['asked']} of {asked['of']}" if asked["is_sample"] else asked["asked"]
+    figures["questions"] = (
+        f"a sample of {asked['asked']:,} of {asked['of']:,}" if asked["is_sample"] else asked["asked"]
+    )
     return figures
 
 
@@ -203,8 +205,8 @@ def _pairs(models: Mapping[str, Evaluation], categories: Sequence[str]) -> list[
             pair = compare(*outcomes)
             if category != "all" and not pair.better + pair.worse:
                 continue
-            low, high = pair.interval
-            difference, interval = f"{100 * pair.difference:+.1f} points", f"{100 * low:+.1f} to {100 * high:+.1f}"
+            difference = f"{100 * pair.difference:+.1f} points"
+            interval = f"{100 * pair.interval[0]:+.1f} to {100 * pair.interval[1]:+.1f}" if pair.interval else None
             rows.append([one, two, category, pair.n, pair.better, pair.worse, difference, interval, f"{pair.p:.3g}"])
     return rows
 
@@ -269,6 +271,11 @@ def _method(scores: Mapping[str, Any]) -> Text:
         f"answer a question, at most {sampling['max_new_tokens']} new tokens, weights in {sampling['dtype']}.\n\n"
         f"Score the generations again with the official tool, in the evaluation directory:\n{scores['rescore']}",
     )
+
+
+def _percents(entry: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = entry["interval"]
+    return 100 * low, 100 * high
 
 
 def _range(interval: Sequence[float]) -> str:

@@ -54,14 +54,14 @@ class Pair:
     """Two models on the same questions: `better` only the second got right, `worse` only the first.
 
     p: exact two-sided McNemar test. interval: 95 % of the difference in accuracy, exact given the questions on which
-    the two differ (Clopper-Pearson on better / (better + worse)).
+    the two differ (Clopper-Pearson on better / (better + worse)); None where they never differ.
     """
 
     n: int
     better: int
     worse: int
     p: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
 
     @property
     def difference(self) -> float:
@@ -75,7 +75,7 @@ def compare(first: Mapping[str, bool], second: Mapping[str, bool]) -> Pair:
     worse = sum(first[key] and not second[key] for key in first)
     changed = better + worse
     if changed == 0:
-        return Pair(len(first), 0, 0, 1.0, (0.0, 0.0))
+        return Pair(len(first), 0, 0, 1.0, None)
     p = min(1.0, 2 * _at_most(min(better, worse), changed, 0.5))
     low = _solve(lambda share: 1 - _at_most(better - 1, changed, share) - 0.025) if better else 0.0
     high = _solve(lambda share: 0.025 - _at_most(better, changed, share)) if worse else 1.0

@@ -1,0 +1,37 @@
+"""The KFP step of bfcl_eval: unpacks artifacts and calls evaluate.run. Everything heavy is imported inside."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+def bfcl_eval(
+    run: str,
+    settings: str,
+    run_folder: str,
+    sft_warmup: dsl.Input[dsl.Model],
+    egpo_rl: dsl.Input[dsl.Model],
+    evaluation: dsl.Output[dsl.Artifact],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Answer the same BFCL questions with the base, the warmed-up and the trained model.
+
+    Args:
+        run: JSON of the run's shared settings, made by preflight.
+        settings: JSON of this stage's settings, made by preflight.
+        run_folder: run directory of a local run; empty on a cluster.
+        sft_warmup: folder of the stage it comes from.
+        egpo_rl: folder of the stage it comes from.
+        evaluation: the stage folder.
+        report: what happened, as a page.
+        metrics: final metrics.
+    """
+    from components.services.stage import run_component
+    from components.settings import BfclEvalSettings
+    from components.bfcl_eval.evaluate import run as run_stage
+
+    run_component(
+        "bfcl_eval", run_stage, BfclEvalSettings, settings, run, {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}, run_folder, evaluation, report, metrics
+    )

@@ -1,0 +1,191 @@
+"""The stage on a tiny random model: three models, the fixed layout, going on after a kill, what bad input gets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.bfcl_eval import evaluate
+from components.bfcl_eval.generations import Generation, Journal, read_results
+from components.bfcl_eval.questions import load_questions
+from components.services.errors import InputError
+from components.services.stage import Outputs, execute_stage
+from components.services.tracking import Tracker
+from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
+
+CONFIG = BfclEvalSettings(
+    categories=("multiple", "irrelevance", "live_parallel"),
+    sample_per_category=3,
+    max_new_tokens=8,
+    max_prompt_tokens=2000,
+    batch_size=2,
+)
+RUN = RunSettings()
+
+
+@pytest.fixture(scope="module")
+def stages(tiny_model, tmp_path_factory) -> dict[str, Path]:
+    """Two stage folders with adapters that change what the model says."""
+    import torch
+
+    from components.language_models.adapters import attach_adapter
+    from components.language_models.base_models import base_model_digest
+    from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+
+    root = tmp_path_factory.mktemp("stages")
+    reference = BaseModelReference(reference=str(tiny_model), sha256=base_model_digest(tiny_model))
+    for seed, stage in enumerate(("sft_warmup", "egpo_rl")):
+        model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for name, weight in model.named_parameters():
+                if "lora_B" in name:
+                    weight.data.normal_(0, 0.3)
+        save_adapter(model, root / stage / "model", ModelCard(stage=stage, base_model=reference, prompt_version="1"))
+    return {stage: root / stage for stage in ("sft_warmup", "egpo_rl")}
+
+
+@pytest.fixture(scope="module")
+def done(stages, tmp_path_factory) -> tuple[Path, dict[str, float]]:
+    folder = tmp_path_factory.mktemp("run") / "bfcl_eval"
+    return folder, execute_stage("bfcl_eval", evaluate.run, CONFIG, stages, folder, RUN)
+
+
+def outputs(folder: Path) -> Outputs:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Outputs(folder, Tracker(), RUN, "bfcl_eval")
+
+
+def turns(folder: Path) -> dict[str, str]:
+    return {answer.id: answer.turn for answer in read_results(folder / "generations")}
+
+
+def without_latency(folder: Path) -> dict[str, bytes]:
+    """Every output file but the latencies in it."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "checkpoints" not in path.parts and path.name not in ("manifest.json", "metrics.jsonl"):
+            content = path.read_bytes()
+            if path.suffix == ".json" and path.name.endswith("_result.json"):
+                lines = [json.loads(line) | {"latency": 0} for line in content.decode().splitlines()]
+                content = json.dumps(lines).encode()
+            files[str(path.relative_to(folder))] = content
+    return files
+
+
+def test_three_evaluation_directories_and_a_comparison(done):
+    folder, metrics = done
+    assert (folder / "report.html").is_file()
+    for name in ("base", "sft_warmup", "egpo_rl"):
+        scores = json.loads((folder / name / "scores.json").read_text())
+        assert set(scores["categories"]) == set(CONFIG.categories)
+        assert scores["questions"]["asked"] == 9 and scores["questions"]["is_sample"]
+        assert scores["seed"] == 0 and scores["sampling"]["max_new_tokens"] == 8 and scores["prompt_version"]
+        assert scores["evaluator"]["version"]
+        assert (folder / name / "report.html").is_file()
+        for category, entry in scores["categories"].items():
+            assert metrics[f"{name}.{category}"] == entry["accuracy"]
+            low, high = entry["interval"]
+            assert low <= entry["accuracy"] <= high and entry["n"] == 3
+    assert "a sample of 9 of" in (folder / "report.html").read_text()
+
+
+def test_generations_lie_where_the_official_tool_looks(done):
+    folder, _ = done
+    results = sorted(
+        path.relative_to(folder / "base" / "generations") for path in folder.glob("base/generations/*/*/*")
+    )
+    assert [path.parts[1:] for path in results] == [
+        ("live", "BFCL_v4_live_parallel_result.json"),
+        ("non_live", "BFCL_v4_irrelevance_result.json"),
+        ("non_live", "BFCL_v4_multiple_result.json"),
+    ]
+    wanted = [question.id for question in load_questions(("multiple",), 3)]
+    lines = [json.loads(line) for line in (folder / "base/generations" / results[2]).read_text().splitlines()]
+    assert [line["id"] for line in lines] == wanted
+    assert all(line["result"] in line["turn"] and line["input_token_count"] > 100 for line in lines)
+    assert all(0 < line["output_token_count"] <= 8 and line["latency"] > 0 for line in lines)
+
+
+def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
+    """Adapters are put on one base and taken off: each model must say what it says when it is loaded alone."""
+    folder, _ = done
+    said = {name: turns(folder / name) for name in ("base", "sft_warmup", "egpo_rl")}
+    assert said["base"] != said["sft_warmup"] != said["egpo_rl"] != said["base"]
+    for name, model in (("base", tiny_model), ("egpo_rl", stages["egpo_rl"])):
+        evaluate.run_one(CONFIG, {"model": model}, outputs(tmp_path / name))
+        assert turns(tmp_path / name) == said[name]
+        assert (tmp_path / name / "scores.json").is_file() and (tmp_path / name / "report.html").is_file()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])
+def test_a_killed_run_goes_on_to_the_same_files(done, stages, tmp_path, share):
+    """What a kill leaves: some journals whole, one cut anywhere, the others absent, no final files."""
+    folder, metrics = done
+    checkpoints = tmp_path / "bfcl_eval" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "base.jsonl").write_bytes((folder / "checkpoints" / "base.jsonl").read_bytes())
+    journal = (folder / "checkpoints" / "sft_warmup.jsonl").read_bytes()
+    (checkpoints / "sft_warmup.jsonl").write_bytes(journal[: int(share * len(journal))])
+    again = evaluate.run(CONFIG, stages, outputs(tmp_path / "bfcl_eval"))
+    assert again == metrics
+    new, old = without_latency(tmp_path / "bfcl_eval"), without_latency(folder)
+    old.pop("config.json")
+    assert new == old
+    # answered ones are not asked again: they keep the latency they were measured with
+    kept = {answer.id: answer.latency for answer in read_results(tmp_path / "bfcl_eval/base/generations")}
+    assert kept == {answer.id: answer.latency for answer in read_results(folder / "base/generations")}
+
+
+def test_other_settings_start_over(tmp_path):
+    journal = Journal(tmp_path / "base.jsonl", "one")
+    answer = Generation("q", "text\n\u2028", True, 3, 2, 0.5)
+    journal.append([answer])
+    assert Journal(tmp_path / "base.jsonl", "one").answers == {"q": answer}
+    assert Journal(tmp_path / "base.jsonl", "two").answers == {}
+    assert Journal(tmp_path / "base.jsonl", "one").answers == {}
+
+
+def test_a_prompt_that_is_too_long_is_wrong_with_a_reason(tiny_model, tmp_path):
+    config = CONFIG.model_copy(update={"max_prompt_tokens": 16, "categories": ("irrelevance", "multiple")})
+    metrics = evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
+    assert metrics["irrelevance"] == metrics["multiple"] == 0.0  # silence does not earn irrelevance
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["categories"]["irrelevance"]["reasons"] == {"prompt_too_long": 3}
+
+
+def test_the_models_context_is_a_limit_as_well(tiny_model, tmp_path):
+    config = CONFIG.model_copy(
+        update={"max_prompt_tokens": 100_000, "max_new_tokens": 4090, "categories": ("multiple",)}
+    )
+    evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
+    assert json.loads((tmp_path / "scores.json").read_text())["categories"]["multiple"]["reasons"] == {
+        "prompt_too_long": 3
+    }
+
+
+def test_sampled_answers_do_not_depend_on_the_company(tiny_model, tmp_path):
+    config = CONFIG.model_copy(update={"temperature": 1.0, "batch_size": 9})
+    evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path / "all"))
+    alone = config.model_copy(update={"categories": ("irrelevance",), "batch_size": 1})
+    evaluate.run_one(alone, {"model": tiny_model}, outputs(tmp_path / "alone"))
+    some = turns(tmp_path / "alone")
+    assert some == {key: value for key, value in turns(tmp_path / "all").items() if key in some}
+    other = alone.model_copy(update={"seed": 1})
+    evaluate.run_one(other, {"model": tiny_model}, outputs(tmp_path / "other"))
+    assert turns(tmp_path / "other") != some
+
+
+def test_a_model_that_is_not_there_is_named(stages, tmp_path):
+    with pytest.raises(InputError, match="nowhere"):
+        evaluate.run(CONFIG, stages | {"egpo_rl": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
+    with pytest.raises(InputError, match="nowhere"):
+        evaluate.run_one(CONFIG, {"model": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
+
+
+def test_unknown_categories_are_refused_before_a_model_is_looked_for(tmp_path):
+    config = CONFIG.model_copy(update={"categories": ("simple_java",)})
+    with pytest.raises(InputError, match="simple_java"):
+        evaluate.run(config, {"sft_warmup": tmp_path, "egpo_rl": tmp_path}, outputs(tmp_path / "out"))
