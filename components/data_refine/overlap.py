@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class QuestionIndex:
 
     def __init__(self, questions: Iterable[tuple[str, list[str]]]) -> None:
         self._words: dict[str, int] = {}
-        self._grams: dict[int, tuple[int, ...]] = {}  # hash of a gram's word numbers -> questions
+        self._questions: dict[int, tuple[int, ...]] = {}  # by the hash of a gram
         self._names: list[str] = []
         seen: dict[str, int] = {}
         for name, texts in questions:
@@ -76,9 +77,8 @@ class QuestionIndex:
 
     def _add(self, text: str, question: int) -> None:
         numbers = [self._words.setdefault(word, len(self._words)) for word in _words(text)]
-        for gram in {hash(tuple(numbers[i : i + GRAM])) for i in range(_count(numbers))}:
-            known = self._grams.get(gram, ())
-            self._grams[gram] = (*known, question)
+        for gram in set(_grams(numbers)):
+            self._questions[gram] = (*self._questions.get(gram, ()), question)
 
     def nearest(self, texts: Iterable[str]) -> tuple[float, str]:
         """The largest share of the 8-grams of `texts` that one question has, and that question's name.
@@ -86,31 +86,25 @@ class QuestionIndex:
         A text of fewer than eight words is one gram, equal only to a question of just these words.
         """
         total = 0
-        shared: dict[int, int] = {}
+        shared: Counter[int] = Counter()
         for text in texts:
-            words = _words(text)
-            total += _count(words)
-            numbers = list(map(self._words.get, words))
-            if None in numbers and len(numbers) < GRAM:
-                continue
-            start = 0  # of the run of words that the index knows: no other can match
-            for end, number in enumerate([*numbers, None]):
-                if number is None:
-                    if end - start >= min(GRAM, len(numbers)):
-                        for i in range(start, max(start + 1, end - GRAM + 1)):
-                            for question in self._grams.get(hash(tuple(numbers[i : min(i + GRAM, end)])), ()):
-                                shared[question] = shared.get(question, 0) + 1
-                    start = end + 1
+            numbers = list(map(self._words.get, _words(text)))
+            total += max(len(numbers) - GRAM + 1, min(len(numbers), 1))
+            for gram in _grams(numbers):
+                if gram in self._questions:
+                    shared.update(self._questions[gram])
         if not shared:
             return 0.0, ""
-        question = max(shared, key=lambda item: (shared[item], -item))
-        return shared[question] / total, self._names[question]
+        question, count = shared.most_common(1)[0]
+        return count / total, self._names[question]
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _count(words: list[Any]) -> int:
-    """How many grams so many words make."""
-    return max(len(words) - GRAM + 1, min(len(words), 1))
+def _grams(numbers: Sequence[int | None]) -> Iterable[int]:
+    """Hashes of the windows of eight words; of all words where there are fewer. Unknown words are None."""
+    if 0 < len(numbers) < GRAM:
+        return (hash(tuple(numbers)),)
+    return map(hash, zip(*(numbers[start:] for start in range(GRAM)), strict=False))

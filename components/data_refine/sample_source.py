@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from random import Random
 from typing import Any
@@ -125,7 +125,9 @@ def _draft(category: Category, random: Random) -> Draft:
         phrases = tuple(phrase for request in requests for phrase in request[0])
         gold = tuple(call for request in requests for call in request[1])
     used = tuple({id(item): item for item, _ in gold}.values())
-    extra = {"multiple": random.choice((1, 2, 2, 3)), "parallel_multiple": random.choice((0, 1, 1))}.get(category, 0)
+    extra = {"multiple": random.choice((1, 1, 1, 2, 2, 3)), "parallel_multiple": random.choice((0, 0, 1))}.get(
+        category, 0
+    )
     return Draft(phrases, gold, _shuffled((*used, *_others(used, extra, random)), random))
 
 
@@ -135,29 +137,36 @@ def _request(template: Template, random: Random) -> Request:
 
 
 def _repeated(template: Template, random: Random) -> Request:
-    """Several calls of one tool: a list in one place of the sentence, or one request after the other."""
+    """Several calls of one tool: lists in one sentence, or one request after the other."""
     count = random.choice((2, 2, 3, 3, 4))
     if template.spread and random.random() < 0.65:
-        slot = random.choice(template.spread)
-        drawn = _draw(template, random)
-        listing = {words: value for value, words in (template.slots[slot].draw(random) for _ in range(count))}
-        if len(listing) > 1:
-            gold = tuple((template, {**_values(drawn), slot: value}) for value in listing.values())
-            words = list(listing)
-            if random.random() < 0.25:
-                phrase = _phrase(template, {**_words(drawn), slot: words[0]}, random)
-                again = random.choice(
-                    ("Do the same for {}.", "And the same for {}.", "Repeat that for {}.", "Likewise for {}.")
-                )
-                return (
-                    Phrase(phrase.form, phrase.core, (*phrase.tail, again.format(listed(words[1:], random)))),
-                ), gold
-            return (_phrase(template, {**_words(drawn), slot: listed(words, random)}, random),), gold
+        paired = len(template.spread) > 1 and random.random() < 0.4
+        request = _listing(template, random.sample(template.spread, 2 if paired else 1), count, random)
+        if request is not None:
+            return request
     requests = [_request(template, random) for _ in range(min(count, 3))]
     gold = tuple(call for _, calls in requests for call in calls)
     if any(gold[i] == gold[j] for i in range(len(gold)) for j in range(i)):
         return _repeated(template, random)
     return tuple(phrase for phrases, _ in requests for phrase in phrases), gold
+
+
+def _listing(template: Template, slots: Sequence[str], count: int, random: Random) -> Request | None:
+    """One request in which each of `slots` holds a list, one call per place in the lists; None when items repeat."""
+    drawn = _draw(template, random)
+    rows = [{slot: template.slots[slot].draw(random) for slot in slots} for _ in range(count)]
+    words = {slot: [row[slot][1] for row in rows] for slot in slots}
+    if any(len(set(items)) < count for items in words.values()):
+        return None
+    gold = tuple((template, {**_values(drawn), **_values(row)}) for row in rows)
+    if len(slots) == 1 and random.random() < 0.25:
+        first, *others = words[slots[0]]
+        phrase = _phrase(template, {**_words(drawn), slots[0]: first}, random)
+        again = random.choice(REPEATS).format(listed(others, random))
+        return (replace(phrase, tail=(*phrase.tail, again)),), gold
+    lists = {slot: listed(items, random) for slot, items in words.items()}
+    phrase = _phrase(template, {**_words(drawn), **lists}, random)
+    return (replace(phrase, core=f"{phrase.core}, respectively") if len(slots) > 1 else phrase,), gold
 
 
 def _unrelated(template: Template, random: Random) -> Draft:
@@ -261,14 +270,15 @@ def _wrapped(phrase: Phrase, random: Random) -> str:
         text = _capital(phrase.core) + phrase.form
     else:
         text = random.choice(IMPERATIVES).format(a=phrase.core, A=_capital(phrase.core))
-    text = " ".join([text, *phrase.tail])
-    return text[:-1] if text.endswith(".") and random.random() < 0.1 else text
+    return " ".join([text, *phrase.tail])
 
 
 def _record(draft: Draft, identifier: str, random: Random) -> Record:
     style = random.choices(("snake", "dotted", "camel"), (0.5, 0.3, 0.2))[0]
     tools = tuple(template.tool(_spelled(template, style)) for template in draft.offered)
     question = _sentence(draft.phrases, random)
+    if question.endswith(".") and random.random() < 0.1:
+        question = question[:-1]
     domain = draft.gold[0][0].domain if draft.gold else ""
     if domain and random.random() < 0.15:
         question = f"{random.choice(LEADS[domain])} {question}"

@@ -47,7 +47,7 @@ HOME_TOOLS = (
             "What is the weather like in {place}?",
             "How is the weather in {place} right now?",
             "check the weather",
-            "tell me the current weather",
+            "find out what the weather is now",
             "How warm is it in {place}?",
             "I need the weather report of {place}.",
         ),
@@ -205,7 +205,7 @@ HOME_TOOLS = (
             "turn on the irrigation",
             "The {zone} needs {minutes} minutes of water.",
         ),
-        spread=("zone",),
+        spread=("zone", "minutes"),
     ),
     Template(
         "solar_yield",
@@ -246,7 +246,7 @@ HOME_TOOLS = (
             "The {vehicle} must be at {target_percent} percent.",
             "plug in the {vehicle}",
         ),
-        spread=("vehicle",),
+        spread=("vehicle", "target_percent"),
     ),
     Template(
         "submit_meter",

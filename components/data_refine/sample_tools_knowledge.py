@@ -75,17 +75,17 @@ KNOWLEDGE_TOOLS = (
                 flag(
                     "Open on Saturday or Sunday.",
                     ("that is open on weekends", "with weekend hours"),
-                    ("weekdays are fine", "no weekend hours needed"),
+                    ("with weekday hours", "without weekend hours"),
                 ),
                 False,
             ),
         },
         (
             "find a clinic",
-            "look for a {specialty} clinic",
-            "Where can I find a {specialty} clinic in {town}?",
-            "I need a {specialty} appointment in {town}.",
-            "search {town} for a {specialty} practice",
+            "look for a clinic with {specialty}",
+            "Where can I get {specialty} in {town}?",
+            "I need an appointment for {specialty} in {town}.",
+            "search {town} for {specialty}",
         ),
         spread=("town", "specialty"),
     ),
@@ -239,9 +239,9 @@ KNOWLEDGE_TOOLS = (
         "Make cards to learn a topic.",
         {
             "topic": text("What to learn.", v.TOPICS, "about {}", "on {}"),
-            "count": whole("How many cards.", 3, 40, "{} of them", "with {} cards"),
+            "count": whole("How many cards.", 3, 40, "in a set of {}", "with {} cards"),
             "level": optional(
-                choice("Difficulty.", ("beginner", "intermediate", "advanced"), "at {} level", "for an {} student"),
+                choice("Difficulty.", ("beginner", "intermediate", "advanced"), "at {} level", "for {} students"),
                 "beginner",
             ),
         },
@@ -252,7 +252,7 @@ KNOWLEDGE_TOOLS = (
             "I have to learn {topic}.",
             "build me a card deck",
         ),
-        spread=("topic",),
+        spread=("topic", "count"),
     ),
     Template(
         "find_tutor",

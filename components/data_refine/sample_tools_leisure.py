@@ -85,7 +85,7 @@ LEISURE_TOOLS = (
             "look up the calories",
             "I ate {grams} grams of {food}, count the calories.",
         ),
-        spread=("food",),
+        spread=("food", "grams"),
     ),
     Template(
         "queue_song",
@@ -111,6 +111,7 @@ LEISURE_TOOLS = (
             "put on {title}",
             "I want to hear {title} by {artist}.",
         ),
+        spread=("title", "artist"),
     ),
     Template(
         "recommend_films",
@@ -212,7 +213,7 @@ LEISURE_TOOLS = (
                 flag(
                     "Switch on flood lights.",
                     ("with lights", "with the flood lights on"),
-                    ("without lights", "no lights needed"),
+                    ("without lights", "without the flood lights"),
                 )
             ),
         },
@@ -277,7 +278,7 @@ LEISURE_TOOLS = (
             "contact": made("First and last name.", full_name, "to {}"),
             "message": quoted("What to say.", v.MESSAGES, "saying {}", "with the text {}"),
             "urgent": optional(
-                flag("Mark it urgent.", ("as urgent", "and mark it urgent"), ("not urgent", "with normal priority")),
+                flag("Mark it urgent.", ("as urgent", "and mark it urgent"), ("as not urgent", "with normal priority")),
                 False,
             ),
         },

@@ -34,7 +34,7 @@ OFFICE_TOOLS = (
                 flag(
                     "Only offers with a fixed rate.",
                     ("at a fixed rate", "with fixed interest"),
-                    ("at a variable rate", "variable interest is fine"),
+                    ("at a variable rate", "with variable interest"),
                 )
             ),
         },
@@ -116,7 +116,7 @@ OFFICE_TOOLS = (
             "set a budget",
             "cap my {category} budget at {limit}",
             "limit what I spend on {category} to {limit}",
-            "I don't want to spend more than {limit} on {category}.",
+            "I want to spend {limit} on {category} at most.",
             "put a spending limit in place",
         ),
     ),
@@ -212,7 +212,7 @@ OFFICE_TOOLS = (
                 "as {} leave",
             ),
             "first_day": on_day("First day off", "from {}", "starting {}"),
-            "last_day": on_day("Last day off", "to {}", "until {}"),
+            "days": whole("How many days.", 1, 30, "for {} days", "lasting {} days"),
             "half_day": optional(
                 flag("Only half of each day.", ("as half days", "half days only"), ("as full days", "full days")), False
             ),
@@ -220,8 +220,8 @@ OFFICE_TOOLS = (
         (
             "request {kind} leave",
             "ask for time off",
-            "put in {kind} leave from {first_day} to {last_day}",
-            "I need {kind} leave from {first_day} until {last_day}.",
+            "put in {kind} leave for {days} days from {first_day}",
+            "I need {days} days of {kind} leave from {first_day}.",
         ),
     ),
     Template(
@@ -267,7 +267,7 @@ OFFICE_TOOLS = (
             "restart {service}",
             "bounce {service}",
             "reboot the {service} service",
-            "{service} hangs in {environment}, restart it.",
+            "The service {service} hangs in {environment}, restart it.",
             "do a service restart",
         ),
         spread=("service",),
@@ -286,8 +286,8 @@ OFFICE_TOOLS = (
             "scale {service} to {workers} workers",
             "run {service} with {workers} workers",
             "change the worker count",
-            "{service} needs {workers} workers.",
+            "The service {service} needs {workers} workers.",
         ),
-        spread=("service",),
+        spread=("service", "workers"),
     ),
 )

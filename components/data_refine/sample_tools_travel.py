@@ -58,7 +58,7 @@ TRAVEL_TOOLS = (
                 flag(
                     "Include breakfast.",
                     ("with breakfast", "breakfast included"),
-                    ("without breakfast", "no breakfast"),
+                    ("without breakfast", "with no breakfast"),
                 ),
                 False,
             ),
@@ -85,8 +85,8 @@ TRAVEL_TOOLS = (
             "insurance": optional(
                 flag(
                     "Full insurance.",
-                    ("with full insurance", "fully insured"),
-                    ("without insurance", "no extra insurance"),
+                    ("with full insurance", "with everything insured"),
+                    ("without insurance", "with no extra insurance"),
                 ),
                 True,
             ),
@@ -223,7 +223,11 @@ TRAVEL_TOOLS = (
             "origin": text("Country it is sent from.", v.COUNTRIES, "from {}"),
             "destination": text("Country it goes to.", v.COUNTRIES, "to {}"),
             "express": optional(
-                flag("Fast delivery.", ("by express", "with express delivery"), ("by standard mail", "not express")),
+                flag(
+                    "Fast delivery.",
+                    ("by express", "with express delivery"),
+                    ("by standard mail", "without express delivery"),
+                ),
                 False,
             ),
         },
@@ -286,7 +290,7 @@ TRAVEL_TOOLS = (
         "offers for a product",
         "Search shops for a product.",
         {
-            "product": text("What to buy.", v.PRODUCTS, "for a {}"),
+            "product": text("What to buy.", v.PRODUCTS, "for {}"),
             "max_price": decimal("Highest price.", 15, 400, 2, "under {}", "for at most {}"),
             "brands": optional(several("Brands to accept.", text("", v.BRANDS), 1, 3, "from {}", "made by {}")),
             "in_stock": optional(
@@ -299,11 +303,11 @@ TRAVEL_TOOLS = (
             ),
         },
         (
-            "find a {product}",
+            "find {product}",
             "search offers",
-            "look for a {product} under {max_price}",
-            "I'm looking for a {product}.",
-            "Can I get a {product} for less than {max_price}?",
+            "look for {product} under {max_price}",
+            "I'm looking for {product}.",
+            "Who sells {product} for less than {max_price}?",
         ),
         spread=("product",),
     ),

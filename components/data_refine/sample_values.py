@@ -159,7 +159,7 @@ LIGHT_COLORS = ("warm white", "daylight", "red", "teal", "amber", "lavender", "s
 GENERAL_REQUESTS = (
     "Write a four-line poem about {}.", "Tell me a joke about {}.", "Explain {} to a ten-year-old.",
     "What do people usually find hardest about {}?", "Give me three good reasons to learn about {}.",
-    "Who first wrote about {}?", "Is {} still worth studying these days?", "Summarise what you know of {}.",
+    "Who first wrote about {}?", "Would you still study {} these days?", "Summarise what you know of {}.",
     "Invent a riddle about {}.", "What should I read first about {}?", "How would you teach {} in one hour?",
     "Come up with a title for an essay on {}.", "What is your opinion on {}?", "Draft a toast that mentions {}.",
 )  # fmt: skip
