@@ -15,7 +15,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -73,6 +74,20 @@ def base_model_digest(path: Path) -> str:
     return digest
 
 
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep transformers' own progress bars from drawing over ours."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def _check(path: Path, reference: str) -> Path:
     if not (path / "config.json").is_file():
         hint = ""
@@ -115,8 +130,8 @@ def _from_package(name: str) -> Path:
     weights = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if len(weights) != 1:
         raise InputError(f"base model {PACKAGE}{name}: one *.gguf file is wanted in the package, it has {len(weights)}")
-    size = weights[0].stat().st_size
-    return _cached(f"{name}-{weights[0].stem}-{size}", lambda folder: _convert_gguf(weights[0], folder))
+    digest = sha256_of_file(weights[0])[:12]
+    return _cached(f"{weights[0].stem}-{digest}", lambda folder: _convert_gguf(weights[0], folder))
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:
@@ -124,7 +139,7 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with track(2, f"convert {file.name}", "parts") as bar:
+    with track(2, f"convert {file.name}", "parts") as bar, without_bars():
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,

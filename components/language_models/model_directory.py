@@ -12,8 +12,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,10 +22,9 @@ import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from components.language_models.adapters import adapter_digest
-from components.language_models.base_models import base_model_digest, resolve_base_model
+from components.language_models.base_models import base_model_digest, resolve_base_model, without_bars
 from components.language_models.tokens import ensure_chat_template
 from components.services.errors import InputError, WorkError
 from components.services.files import write_json
@@ -107,7 +105,7 @@ def load_base(path: Path, dtype: Dtype = "float32", device: str | None = None) -
         InputError: transformers cannot load it.
     """
     try:
-        with track(1, f"load {path.name}", "models") as bar, _without_bars():
+        with track(1, f"load {path.name}", "models") as bar, without_bars():
             tokenizer = AutoTokenizer.from_pretrained(path)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
             bar.advance()
@@ -198,7 +196,7 @@ def merge_adapter(model_folder: Path, target: Path, save_dtype: Dtype = "bfloat1
             raise WorkError(f"merge of {model_folder}: {name} is not finite in {save_dtype}; save as float32")
 
     def write(partial: Path) -> None:
-        with track(1, f"save {target.name}", "models") as bar, _without_bars():
+        with track(1, f"save {target.name}", "models") as bar, without_bars():
             merged.save_pretrained(partial)
             bar.advance()
         loaded.tokenizer.save_pretrained(partial)
@@ -206,18 +204,6 @@ def merge_adapter(model_folder: Path, target: Path, save_dtype: Dtype = "bfloat1
 
     _write_folder(target, write)
     return target
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """transformers' own progress bars would draw over ours."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
 
 
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:

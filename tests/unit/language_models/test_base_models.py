@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import pytest
+import torch
 
 from components.language_models import base_models
 from components.language_models.base_models import base_model_digest, resolve_base_model
+from components.language_models.model_directory import load_base
 from components.services.errors import InputError
 
 
@@ -70,6 +74,63 @@ def test_the_digest_is_read_once(tiny_model, tmp_path, monkeypatch):
     first = base_model_digest(copy)
     monkeypatch.setattr(base_models, "sha256_of_file", lambda path: pytest.fail(f"{path} was hashed again"))
     assert base_model_digest(copy) == first
+
+
+def _write_gguf(model_folder: Path, file: Path) -> None:
+    """The model as float32 GGUF in the layout of llama.cpp, whose rotary halves are interleaved."""
+    model = load_base(model_folder, device="cpu").model
+    config = model.config
+    bpe = json.loads((model_folder / "tokenizer.json").read_text())["model"]
+    vocabulary = sorted(bpe["vocab"], key=bpe["vocab"].get)
+    writer = gguf.GGUFWriter(file, "llama")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(vocabulary)
+    writer.add_token_types([3 if token.startswith("<|") else 1 for token in vocabulary])
+    writer.add_token_merges([" ".join(merge) for merge in bpe["merges"]])
+    writer.add_bos_token_id(config.bos_token_id)
+    writer.add_eos_token_id(config.eos_token_id)
+    writer.add_pad_token_id(config.pad_token_id)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, weight in model.state_dict().items():
+        value = weight.numpy()
+        for part, number in heads.items():
+            if part in name:
+                rows = value.reshape(number, 2, value.shape[0] // number // 2, value.shape[1])
+                value = rows.swapaxes(1, 2).reshape(value.shape)
+        if name != "lm_head.weight":
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_package_with_a_gguf_file_is_converted_once_and_never_imported(tiny_model, tmp_path, monkeypatch):
+    package = tmp_path / "gguf_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('this package must not be imported')")
+    _write_gguf(tiny_model, package / "tiny.gguf")
+    monkeypatch.syspath_prepend(tmp_path)
+    path = resolve_base_model("package://gguf_package")
+    written = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    assert resolve_base_model("package://gguf_package") == path
+    assert written == {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
+    original, converted = load_base(tiny_model, device="cpu"), load_base(path, device="cpu")
+    ids = torch.tensor([original.tokenizer.encode("Weather in Zürich? <think>")])
+    assert converted.tokenizer.encode("Weather in Zürich? <think>") == ids[0].tolist()
+    assert torch.equal(converted.model(ids).logits, original.model(ids).logits)
+    assert converted.tokenizer.eos_token == "<|im_end|>" and converted.tokenizer.chat_template
 
 
 def test_a_cached_folder_is_made_once_and_a_failed_attempt_leaves_nothing():
