@@ -35,14 +35,19 @@ def lineage_tags(card: ModelCard, run_id: str, scores: Mapping[str, Any]) -> dic
 
 
 def score_tags(scores: Mapping[str, Any]) -> dict[str, str]:
-    """`bfcl.<group>` and `bfcl.<category>` as shares of 1, and what they were measured with."""
-    tags = {}
-    for name, value in scores.get("groups", {}).items():
-        if value is not None:
-            tags[f"bfcl.{name}"] = f"{value:.4f}"
-    for name, entry in scores.get("categories", {}).items():
-        tags[f"bfcl.{name}"] = f"{entry['accuracy']:.4f} ({entry['correct']}/{entry['n']})"
-    return tags
+    """`bfcl.<category>` and `bfcl.mean_<group>` as shares of 1, the overalls, and what they were measured with."""
+    if not scores:
+        return {}
+    shares = {name: entry["accuracy"] for name, entry in scores["categories"].items()}
+    for name, share in scores["over_what_was_run"].items():
+        shares[name if name.startswith("overall") else f"mean_{name}"] = share
+    shares["official_overall"] = scores["official"]["overall"]
+    questions, evaluator = scores["questions"], scores["evaluator"]
+    return {f"bfcl.{name}": f"{share:.4f}" for name, share in shares.items()} | {
+        "bfcl.evaluator": f"{evaluator['name']} {evaluator['version']}",
+        "bfcl.questions": f"{questions['asked']} of {questions['of']}",
+        "bfcl.questions_sha256": questions["ids_sha256"],
+    }
 
 
 def read_scores(evaluation: Path | None, stage: str) -> dict[str, Any]:

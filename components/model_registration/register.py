@@ -67,7 +67,10 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     write_json(merged / MANIFEST, {"sha256": sha, "files": files})
     registration: dict[str, Any] = {"model_name": config.model_name, "version": None, "alias": None}
     if root:
-        uri = f"{root.rstrip('/')}/{outputs.run.run_id}/models/{sha[:16]}"
+        root = f"{root.rstrip('/')}/{outputs.run.run_id}"
+        uri = f"{root}/models/{sha[:16]}"
+        if scores:
+            tags["callforge.evaluation"] = f"{root}/bfcl_eval/{card.stage}"
         upload_folder(merged, uri, skip=(MANIFEST,))
         upload_file(merged / MANIFEST, f"{uri}/{MANIFEST}")
     else:

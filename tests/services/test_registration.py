@@ -47,7 +47,13 @@ def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
         parents={"records": "ab" * 32},
     )
     save_adapter(model, tmp_path / "egpo_rl" / "model", card)
-    scores = {"categories": {"multiple": {"n": 4, "correct": 3, "accuracy": 0.75}}, "groups": {"non_live": 0.75}}
+    scores = {
+        "evaluator": {"name": "bfcl-eval", "version": "1"},
+        "questions": {"asked": 4, "of": 200, "ids_sha256": "cd" * 32},
+        "categories": {"multiple": {"n": 4, "correct": 3, "accuracy": 0.75}},
+        "over_what_was_run": {"non_live": 0.75, "overall_single_turn": 0.75},
+        "official": {"overall": 0.01875},
+    }
     (tmp_path / "bfcl_eval" / "egpo_rl").mkdir(parents=True)
     (tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").write_text(json.dumps(scores))
     return {"model": tmp_path / "egpo_rl", "evaluation": tmp_path / "bfcl_eval"}
@@ -90,8 +96,10 @@ def test_the_version_is_the_model_and_says_where_it_comes_from(
     assert tags["callforge.base_model"] == str(tiny_model)
     assert tags["callforge.base_model_sha256"] == base_model_digest(tiny_model)
     assert tags["callforge.prompt_version"] == "1"
-    assert tags["bfcl.multiple"] == "0.7500 (3/4)"
-    assert tags["bfcl.non_live"] == "0.7500"
+    assert tags["bfcl.multiple"] == tags["bfcl.mean_non_live"] == tags["bfcl.overall_single_turn"] == "0.7500"
+    assert tags["bfcl.official_overall"] == "0.0187"
+    assert tags["bfcl.questions"] == "4 of 200"
+    assert tags["callforge.evaluation"] == f"{root}/{tmp_path.name}/bfcl_eval/egpo_rl"
     assert len(tags["callforge.commit"]) >= 40
     assert client.get_run(version.run_id).data.tags["callforge.run_id"] == tmp_path.name
 
@@ -204,3 +212,19 @@ def test_a_registry_that_fails_keeps_the_weights_and_says_so(
     error = json.loads((tmp_path / "model_registration" / "error.json").read_text())
     assert error["exit_code"] == 1
     assert stage(root)["version"] == 1
+
+
+def test_in_kubeflow_the_version_leads_back_to_the_pipeline_run(
+    stage: Any, root: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = client.create_experiment(f"kfp {tmp_path.name}")
+    pipeline = client.create_run(experiment, tags={"kfp.pipeline_run_id": "1-2-3", "other": "x"})
+    task = client.create_run(experiment, tags={"mlflow.parentRunId": pipeline.info.run_id})
+    monkeypatch.setenv("MLFLOW_RUN_ID", task.info.run_id)
+    monkeypatch.setenv("CALLFORGE_COMMIT", "0123456789")
+    stage(root)
+    version = client.get_model_version_by_alias(tmp_path.name, "candidate")
+    assert version.run_id == task.info.run_id
+    assert version.tags["kfp.pipeline_run_id"] == "1-2-3"
+    assert version.tags["callforge.commit"] == "0123456789"
+    assert "other" not in version.tags
