@@ -1,9 +1,9 @@
 """A model's turn read into its thought and its calls. Model output is data: parsed by Python's ast, never evaluated.
 
-One strict form is read, the one render_turn writes; `Turn.reason` says how a text departs from it. A reward demands
-it (`format_ok`): whatever it let pass, training would drift to. An evaluation does not grade the frame: it looks at
-`calls` alone, which are read from the answer (the text after the last </think>, or all of it where there is no tag),
-and with `lenient=True` forgives what the official BFCL decoder forgives: a code fence, a missing outer bracket.
+One strict form is read, the one render_turn writes; `Turn.reason` says how a text departs from it. Training demands it
+in full (`format_ok` and `calls`): whatever a reward lets pass, a policy drifts to. An evaluation does not grade the
+frame: `calls` and `answer` are read all the same, from the text after the last </think> or, without tags, from all of
+it; bfcl_eval/decode.py forgives there what the leaderboard's decoder forgives.
 Does not know the tools: whether a call is right is decided in match.py.
 """
 
@@ -57,19 +57,11 @@ class Turn:
         return self.reason == "not_a_list"
 
 
-def parse_turn(text: str, names: ToolNames | None = None, *, lenient: bool = False) -> Turn:
-    """Read a turn; never raises. White space after the newline and at the end is no fault.
-
-    `lenient` is for evaluation: see the top of this file.
-    """
+def parse_turn(text: str, names: ToolNames | None = None) -> Turn:
+    """Read a turn; never raises. White space after the newline and at the end is no fault."""
     thought, answer, frame = _split(text)
-    calls, reason = parse_calls(_bracketed(answer) if lenient else answer, names)
+    calls, reason = parse_calls(answer, names)
     return Turn(thought, calls, answer, frame or reason)
-
-
-def _bracketed(answer: str) -> str:
-    answer = answer.strip("`\n ")
-    return f"{'' if answer.startswith('[') else '['}{answer}{'' if answer.endswith(']') else ']'}"
 
 
 def _split(text: str) -> tuple[str | None, str, str]:
@@ -117,6 +109,8 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
         return tuple([_call(node, names) for node in body.elts]), ""
     except _NotACallListError as error:
         return None, error.args[0]
+    except RecursionError:  # the caller's own stack was nearly full
+        return None, "too_deep"
 
 
 class _NotACallListError(Exception):
@@ -184,7 +178,7 @@ def _is_number(value: object) -> bool:
     return type(value) is int or (type(value) is float and isfinite(value))
 
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|([\[({])|([\])}])', re.DOTALL)
+_TOKEN = re.compile(r"""("(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')|([\[({])|([\])}])|["']""", re.DOTALL)
 
 
 def _too_deep(text: str) -> bool:
@@ -192,10 +186,12 @@ def _too_deep(text: str) -> bool:
         return False
     depth = 0
     for token in _TOKEN.finditer(text):
-        if token[1]:
+        if token[2]:
             depth += 1
             if depth > MAX_DEPTH:
                 return True
-        elif token[2]:
+        elif token[3]:
             depth -= 1
+        elif not token[1]:  # a string without an end: no need to look further, Python will refuse it
+            break
     return False

@@ -150,8 +150,8 @@ def _render_call(call: Call, names: ToolNames) -> str:
 def _literal(value: Any) -> str:
     """A JSON value as a Python literal; strings are quoted as in JSON, which Python reads alike."""
     if isinstance(value, str):
-        # A lone surrogate cannot be encoded as UTF-8: it is written as an escape.
-        return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+        # Written as escapes: lone surrogates, which UTF-8 cannot encode, and what would read as a think tag.
+        return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{_literal(key)}: {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list | tuple):
@@ -181,7 +181,7 @@ def _without_tags(text: str) -> str:
     return text
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile("[\ud800-\udfff]|<(?=/?think>)")
 
 
 def is_identifier(name: str) -> bool:
