@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -239,3 +240,64 @@ def _problem(section: type[Section], name: str, item: Any) -> str:
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
         return f"{where}: there is no such setting; {hint}"
     return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, not {item['input']!r}"
+
+
+AUTO = "auto"  # as a pipeline parameter: keep the profile's value
+
+
+def resolve_settings(*layers: dict[str, Any]) -> Settings:
+    """Merge layers of settings, later ones first, and validate them all.
+
+    A layer names settings nested ({"egpo_rl": {"steps": 5}}) or dotted ({"egpo_rl.steps": 5}).
+
+    Raises:
+        InputError: naming every wrong field, its value and what is allowed.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in _dotted(layer):
+            target = merged
+            *parents, last = name.split(".")
+            for parent in parents:
+                inner = target.setdefault(parent, {})
+                if not isinstance(inner, dict):
+                    raise InputError(f"{name}: {parent} is a value, not a section; write {parent}=...")
+                target = inner
+            target[last] = value
+    return read_section(Settings, merged, "")
+
+
+def _dotted(layer: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in layer.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """`name=value` of the command line: the value as JSON, or as the text it is where the setting is a text.
+
+    Raises:
+        InputError: there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise InputError(f"--set {text}: write section.name=value, e.g. egpo_rl.steps=20")
+    name = name.strip()
+    if _type_of(name) is str:
+        return name, value
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _type_of(name: str) -> Any:
+    section: Any = Settings
+    for part in name.split("."):
+        field = getattr(section, "model_fields", {}).get(part)
+        if field is None:
+            return None
+        section = field.annotation
+    return section

@@ -33,5 +33,14 @@ def bfcl_eval(
     from components.bfcl_eval.evaluate import run as run_stage
 
     run_component(
-        "bfcl_eval", run_stage, BfclEvalSettings, settings, run, {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}, run_folder, evaluation, report, metrics
+        "bfcl_eval",
+        run_stage,
+        BfclEvalSettings,
+        settings,
+        run,
+        {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl},
+        run_folder,
+        evaluation,
+        report,
+        metrics,
     )

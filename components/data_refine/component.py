@@ -28,6 +28,4 @@ def data_refine(
     from components.settings import DataRefineSettings
     from components.data_refine.refine import run as run_stage
 
-    run_component(
-        "data_refine", run_stage, DataRefineSettings, settings, run, {}, run_folder, refined, report, metrics
-    )
+    run_component("data_refine", run_stage, DataRefineSettings, settings, run, {}, run_folder, refined, report, metrics)

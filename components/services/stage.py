@@ -8,7 +8,11 @@ of this module's business.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +25,7 @@ from components.services.tracking import Tracker, open_tracker
 from components.settings import RunSettings, Section, read_section
 
 CONFIG, METRICS, MANIFEST, ERROR = "config.json", "metrics.jsonl", "manifest.json", "error.json"
+PARENT_PID = "CALLFORGE_PARENT_PID"  # a local run's own process: its stages end with it, however it ends
 CHECKPOINTS = "checkpoints"  # state to go on from, not an output: neither in the manifest nor uploaded
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 
@@ -176,6 +181,7 @@ def run_component(
     Raises:
         SystemExit: with the error's exit code, after printing its paragraph; never a traceback for a CallforgeError.
     """
+    _end_with_parent()
     try:
         if run_folder:
             output.uri = str(Path(run_folder) / stage)
@@ -198,3 +204,26 @@ def run_component(
     if report is not None and page.exists():
         Path(report.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, report.path)
+
+
+def _end_with_parent() -> None:
+    """A killed local run must not leave its stage at work: two of them would write into one folder."""
+    parent = int(os.environ.get(PARENT_PID, "0"))
+
+    def watch() -> None:
+        while _alive(parent):
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if parent:
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

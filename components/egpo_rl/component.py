@@ -1,0 +1,46 @@
+"""The KFP step of egpo_rl: unpacks artifacts and calls train.run. Everything heavy is imported inside."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+def egpo_rl(
+    run: str,
+    settings: str,
+    run_folder: str,
+    records: dsl.Input[dsl.Dataset],
+    model: dsl.Input[dsl.Model],
+    trained: dsl.Output[dsl.Model],
+    report: dsl.Output[dsl.HTML],
+    metrics: dsl.Output[dsl.Metrics],
+):
+    """Train the adapter by EGPO: rollouts, strict binary reward, entropy-enhanced advantage.
+
+    Args:
+        run: JSON of the run's shared settings, made by preflight.
+        settings: JSON of this stage's settings, made by preflight.
+        run_folder: run directory of a local run; empty on a cluster.
+        records: folder of the stage it comes from.
+        model: folder of the stage it comes from.
+        trained: the stage folder.
+        report: what happened, as a page.
+        metrics: final metrics.
+    """
+    from components.services.stage import run_component
+    from components.settings import EgpoRlSettings
+    from components.egpo_rl.train import run as run_stage
+
+    run_component(
+        "egpo_rl",
+        run_stage,
+        EgpoRlSettings,
+        settings,
+        run,
+        {"records": records, "model": model},
+        run_folder,
+        trained,
+        report,
+        metrics,
+    )

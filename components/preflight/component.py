@@ -1,0 +1,60 @@
+"""The KFP step of preflight: the first of every pipeline. Everything heavy is imported inside."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.LIGHT, install_kfp_package=False)
+def preflight(
+    profile: str,
+    data: str,
+    data_format: str,
+    base_model: str,
+    model_name: str,
+    experiment: str,
+    artifact_root: str,
+    run_id: str,
+    settings: str,
+    run_folder: str,
+    job_id: str,
+) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form alone
+    "Resolved",
+    [
+        ("run", str),
+        ("data_refine", str),
+        ("sft_warmup", str),
+        ("egpo_rl", str),
+        ("bfcl_eval", str),
+        ("model_registration", str),
+    ],
+):
+    """Check every setting, path, endpoint and credential before a model is loaded.
+
+    Args:
+        profile: JSON of the profile's settings.
+        data: as the pipeline's parameter of this name; "auto" keeps the profile's value here and below.
+        data_format: likewise.
+        base_model: likewise.
+        model_name: likewise.
+        experiment: likewise.
+        artifact_root: likewise.
+        run_id: likewise; "auto" is made from job_id.
+        settings: JSON of further settings, e.g. {"egpo_rl.steps": 50}.
+        run_folder: run directory of a local run; empty on a cluster.
+        job_id: the pipeline job's id.
+    """
+    from components.preflight.checks import run_step
+
+    parameters = {
+        "data_refine.data": data,
+        "data_refine.data_format": data_format,
+        "sft_warmup.base_model": base_model,
+        "model_registration.model_name": model_name,
+        "run.experiment": experiment,
+        "run.artifact_root": artifact_root,
+        "run.run_id": run_id if run_id != "auto" else job_id,
+    }
+    return run_step(profile, parameters, settings, run_folder)

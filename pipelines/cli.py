@@ -1,0 +1,309 @@
+"""The `callforge` command. Start-up is light: torch, kfp and mlflow are imported by what needs them.
+
+Exit codes: 0 done, 1 the work failed, 2 the input or configuration is wrong. Errors are one paragraph; `--debug` shows
+the traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from components.services.errors import CallforgeError, InputError
+
+app = typer.Typer(
+    help="Turns a base language model into one that calls functions well, here or on Kubeflow.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+console = Console(file=sys.stdout)  # bound now: a local run redirects sys.stdout
+INTERRUPTED = 130
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Change one setting; docs/settings.md lists them."),
+]
+Profile = Annotated[str, typer.Option(help="Named recipe of pipelines/profiles.py.")]
+Data = Annotated[str | None, typer.Option(help="Records: `sample` (built in), a path, or s3://...")]
+DataFormat = Annotated[str | None, typer.Option(help="Layout of the records: callforge, xlam, or auto.")]
+BaseModel = Annotated[str | None, typer.Option(help="Model directory, hub id, s3://..., or package://NAME.")]
+RunId = Annotated[str | None, typer.Option(help="Names the run; the same id goes on where it stopped.")]
+Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines API.", envvar="KFP_ENDPOINT")]
+Out = Annotated[Path, typer.Option(help="Stage folder to write.")]
+
+
+@app.command()
+def run(
+    profile: Profile = "demo",
+    data: Data = None,
+    data_format: DataFormat = None,
+    base_model: BaseModel = None,
+    model_name: Annotated[str | None, typer.Option(help="Registered model that receives the version.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
+    artifact_root: Annotated[str | None, typer.Option(help="s3://bucket/prefix for outputs.")] = None,
+    run_id: RunId = None,
+    changes: Set = None,
+) -> None:
+    """Run the whole pipeline on this machine: refine, warm up, EGPO, evaluate, register.
+
+    `--run-id X` alone goes on with a run that was stopped; its finished stages are not done again.
+    """
+    from components.settings import read_assignment
+    from pipelines.local import RUNS, Request, run_here
+
+    parameters = {
+        "data": _local_path(data),
+        "data_format": data_format,
+        "base_model": _local_path(base_model),
+        "model_name": model_name,
+        "experiment": experiment,
+        "artifact_root": artifact_root,
+    }
+    given = {name: value for name, value in parameters.items() if value is not None}
+    settings = dict(read_assignment(text) for text in changes or [])
+    resumes = run_id is not None and (RUNS / run_id / "run.json").exists()
+    nothing_named = not given and not settings and profile == "demo"
+    request = None if resumes and nothing_named else Request(profile=profile, parameters=given, settings=settings)
+    run_id = run_id or time.strftime("%Y%m%d-%H%M%S")
+    _check_settings(request, run_id)
+    try:
+        run_here(run_id, request, console)
+    except KeyboardInterrupt:
+        console.print(f"stopped; `callforge run --run-id {run_id}` goes on", highlight=False)
+        raise SystemExit(INTERRUPTED) from None
+
+
+@app.command()
+def refine(out: Out, profile: Profile = "demo", data: Data = None, changes: Set = None) -> None:
+    """Check records by rules: qualified, hard and rejected ones, each with its reason."""
+    from components.data_refine.refine import run as stage
+
+    _run_stage("data_refine", stage, out, {}, profile, changes, {"data_refine.data": _local_path(data)})
+
+
+@app.command()
+def sft(
+    out: Out,
+    records: Annotated[Path, typer.Option(help="Folder that `callforge refine` wrote.")],
+    profile: Profile = "demo",
+    base_model: BaseModel = None,
+    changes: Set = None,
+) -> None:
+    """Warm a base model up on refined records."""
+    from components.sft_warmup.warmup import run as stage
+
+    parameters = {"sft_warmup.base_model": _local_path(base_model)}
+    _run_stage("sft_warmup", stage, out, {"records": records}, profile, changes, parameters)
+
+
+@app.command()
+def egpo(
+    out: Out,
+    records: Annotated[Path, typer.Option(help="Folder that `callforge refine` wrote.")],
+    model: Annotated[Path, typer.Option(help="Folder that `callforge sft` wrote.")],
+    profile: Profile = "demo",
+    changes: Set = None,
+) -> None:
+    """Train a warmed-up model by EGPO."""
+    from components.egpo_rl.train import run as stage
+
+    _run_stage("egpo_rl", stage, out, {"records": records, "model": model}, profile, changes, {})
+
+
+@app.command()
+def evaluate(
+    out: Out,
+    model: Annotated[Path, typer.Argument(help="Model directory, or the folder of a stage that wrote one.")],
+    profile: Profile = "demo",
+    changes: Set = None,
+) -> None:
+    """Evaluate one model on BFCL."""
+    from components.bfcl_eval.evaluate import run_one as stage
+
+    _run_stage("bfcl_eval", stage, out, {"model": model}, profile, changes, {})
+    console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}", highlight=False)
+
+
+@app.command()
+def register(
+    out: Out,
+    model: Annotated[Path, typer.Option(help="Folder that `callforge egpo` or `callforge sft` wrote.")],
+    evaluation: Annotated[Path | None, typer.Option(help="Folder of the evaluation of that model.")] = None,
+    profile: Profile = "demo",
+    changes: Set = None,
+) -> None:
+    """Merge an adapter, upload the weights to S3, register them in MLflow."""
+    from components.model_registration.register import run as stage
+
+    inputs = {"model": model} | ({"evaluation": evaluation} if evaluation else {})
+    _run_stage("model_registration", stage, out, inputs, profile, changes, {})
+
+
+@app.command("compile")
+def compile_command(
+    check: Annotated[bool, typer.Option("--check", help="Verify only; exit 1 when a file is stale.")] = False,
+) -> None:
+    """Write pipelines/compiled/*.yaml and docs/settings.md, or verify them."""
+    from pipelines.compiled_files import stale_files, write_files
+
+    if not check:
+        for path in write_files():
+            console.print(f"wrote {path}", highlight=False)
+        return
+    stale = stale_files()
+    if stale:
+        console.print(f"stale: {', '.join(map(str, stale))}; run `callforge compile`", highlight=False)
+        raise SystemExit(1)
+    console.print("compiled pipelines and docs/settings.md are of this code")
+
+
+@app.command()
+def upload(endpoint: Endpoint) -> None:
+    """Upload a new version of every compiled pipeline to Kubeflow."""
+    from pipelines.cluster import upload_pipelines
+
+    for name, version in upload_pipelines(endpoint):
+        console.print(f"uploaded {name} as version {version}", highlight=False)
+
+
+@app.command()
+def submit(
+    endpoint: Endpoint,
+    profile: Annotated[str, typer.Option(help="Cluster profile: gpu, gpu8 or paper.")] = "gpu",
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Run parameter, e.g. data=s3://...")
+    ] = None,
+    run_name: Annotated[str | None, typer.Option(help="Name of the run in the Kubeflow UI.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Namespace of the run.")] = None,
+    follow: Annotated[bool, typer.Option(help="Wait for the run and tell its states.")] = True,
+    changes: Set = None,
+) -> None:
+    """Start a run on the cluster and follow it."""
+    from components.settings import read_assignment
+    from pipelines.cluster import submit_run
+
+    arguments: dict[str, Any] = {}
+    for text in parameter or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--parameter {text}: write NAME=VALUE, e.g. data=s3://bucket/records.jsonl.gz")
+        arguments[name] = value
+    settings = dict(read_assignment(text) for text in changes or [])
+    submit_run(endpoint, profile, arguments, settings, run_name, namespace, follow, console)
+
+
+@app.command()
+def promote(
+    model: Annotated[str, typer.Argument(help="Registered model.")],
+    version: Annotated[str, typer.Argument(help="Version that shall be champion.")],
+    force: Annotated[bool, typer.Option(help="Move the alias although the gate says no.")] = False,
+) -> None:
+    """Make a version the champion, through the gate: it must not score below the champion it replaces."""
+    from pipelines.promotion import promote_version
+
+    for line in promote_version(model, version, force):
+        console.print(line, highlight=False)
+
+
+@app.command()
+def rollback(model: Annotated[str, typer.Argument(help="Registered model.")]) -> None:
+    """Make the previous champion the champion again."""
+    from pipelines.promotion import roll_back
+
+    console.print(roll_back(model), highlight=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Is everything this machine needs there, and if not, what to do."""
+    from pipelines.doctor import examine
+
+    healthy = True
+    for name, fine, text in examine():
+        healthy &= fine
+        console.print(f"{'ok  ' if fine else 'MISS'}  {name:<22} {text}", highlight=False, soft_wrap=True)
+    if not healthy:
+        raise SystemExit(1)
+
+
+@app.command()
+def ui() -> None:
+    """Keep the embedded MLflow and S3 running, to look at earlier runs; Ctrl-C ends."""
+    from components.services.tracking import server_name
+    from pipelines.embedded import embedded_services
+    from pipelines.local import SERVICES
+
+    with embedded_services(SERVICES.resolve()) as environment:
+        if not environment:
+            raise InputError("ui: MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL_S3 are set: open those")
+        address = server_name(environment.get("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "")))
+        console.print(f"MLflow  {address}\nCtrl-C ends", highlight=False)
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            return
+
+
+def _check_settings(request: Any, run_id: str) -> None:
+    """The same validation as preflight's, before any service is started."""
+    from components.settings import resolve_settings
+    from pipelines.profiles import find_profile
+
+    settings = request.settings if request else {}
+    profile = find_profile(request.profile).settings if request else {}
+    resolve_settings(profile, settings, {"run.run_id": run_id})
+
+
+def _run_stage(
+    stage: str,
+    function: Any,
+    out: Path,
+    inputs: dict[str, Path],
+    profile: str,
+    changes: list[str] | None,
+    parameters: dict[str, Any],
+) -> None:
+    from components.services.stage import execute_stage
+    from components.settings import read_assignment, resolve_settings
+    from pipelines.profiles import find_profile
+
+    given = {name: value for name, value in parameters.items() if value is not None}
+    assigned = dict(read_assignment(text) for text in changes or [])
+    settings = resolve_settings(find_profile(profile).settings, given, assigned)
+    for name, path in inputs.items():
+        if not path.exists():
+            raise InputError(f"{name} {path}: there is no such folder")
+    metrics = execute_stage(stage, function, getattr(settings, stage), inputs, out, settings.run)
+    for name, value in metrics.items():
+        console.print(f"{name:<40} {value:g}", highlight=False)
+
+
+def _local_path(value: str | None) -> str | None:
+    """An existing path made absolute: stages run elsewhere than the caller."""
+    return str(Path(value).expanduser().resolve()) if value and Path(value).expanduser().exists() else value
+
+
+def main() -> None:
+    """Entry point: errors a user can cause become one paragraph and an exit code."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except CallforgeError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(f"callforge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise SystemExit(error.exit_code) from None
+
+
+if __name__ == "__main__":
+    main()
