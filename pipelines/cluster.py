@@ -1,0 +1,167 @@
+"""The cluster side of the command line: upload the compiled pipelines, start a run, follow it.
+
+Talks to the Kubeflow Pipelines API alone (kfp.Client): no kubectl, no rights beyond those of the API. Credentials are
+those of kfp.Client: a kubeconfig, a service account in the cluster, or KFP_TOKEN. Tested against a small fake of the
+API; never yet run against a real one (docs/kubeflow.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from components.services.errors import CallforgeError, InputError, WorkError
+from components.settings import AUTO, resolve_settings
+from pipelines.compiled_files import COMPILED, compiled_path
+from pipelines.profiles import CLUSTER_PROFILES, find_profile
+
+POLL_SECONDS = 10.0
+LONGEST_SILENCE = 600.0  # an API server may restart while a long run goes on
+ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
+
+
+def upload_pipelines(endpoint: str, namespace: str | None = None) -> Iterator[tuple[str, str]]:
+    """Upload a version of every compiled pipeline, named by the time; yields names of pipeline and version.
+
+    Raises:
+        InputError: nobody answers at `endpoint`, or it refuses.
+    """
+    version = time.strftime("%Y%m%d-%H%M%S")
+    with _client(endpoint) as client:
+        for path in sorted(COMPILED.glob("*.yaml")):
+            name = f"callforge-{path.stem}"
+            if client.get_pipeline_id(name) is None:
+                client.upload_pipeline(str(path), pipeline_name=name, namespace=namespace)
+            else:
+                client.upload_pipeline_version(str(path), pipeline_version_name=f"{name}-{version}", pipeline_name=name)
+            yield name, version
+
+
+def submit_run(
+    endpoint: str,
+    profile: str,
+    parameters: dict[str, str],
+    settings: dict[str, Any],
+    run_name: str | None,
+    namespace: str | None,
+    tell: Callable[[str], None],
+) -> str:
+    """Start the compiled training pipeline of `profile`; returns the id of the Kubeflow run.
+
+    Args:
+        parameters: run parameters by name, as the Kubeflow form shows them.
+        settings: further settings, dotted; they become the parameter `settings`.
+
+    Raises:
+        InputError: an unknown profile, parameter or setting, or an endpoint that refuses.
+    """
+    package = _package(profile)
+    known = _parameter_names(package)
+    for name in parameters:
+        if name not in known:
+            raise InputError(f"--parameter {name}: the pipeline has no such parameter; known are {', '.join(known)}")
+    # What preflight would find on the cluster, found before a pod is asked for.
+    resolve_settings(find_profile(profile).settings, _overrides(parameters.get("settings", "{}")), settings)
+    arguments = {name: value for name, value in parameters.items() if value != AUTO}
+    if settings:
+        arguments["settings"] = json.dumps(_overrides(parameters.get("settings", "{}")) | settings, sort_keys=True)
+    name = run_name or f"callforge-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
+    with _client(endpoint) as client:
+        run = client.create_run_from_pipeline_package(
+            str(package), arguments=arguments, run_name=name, experiment_name="callforge", namespace=namespace
+        )
+        tell(f"started {name}: {endpoint.rstrip('/')}/#/runs/details/{run.run_id}")
+        return str(run.run_id)
+
+
+def follow_run(endpoint: str, run_id: str, tell: Callable[[str], None]) -> None:
+    """Tell the states of the run and of its steps until it ends. An API that is away for a while is waited for.
+
+    Raises:
+        WorkError: the run did not succeed, or the API stayed away.
+    """
+    shown: dict[str, str] = {}
+    heard = time.monotonic()
+    with _client(endpoint) as client:
+        while True:
+            try:
+                run = client.get_run(run_id)
+                heard = time.monotonic()
+            except Exception as error:  # the API client raises urllib3's errors and its own
+                if time.monotonic() - heard > LONGEST_SILENCE:
+                    raise WorkError(f"{endpoint}: no answer for {LONGEST_SILENCE:.0f} s ({_short(error)})") from error
+                time.sleep(POLL_SECONDS)
+                continue
+            for task in (run.run_details.task_details if run.run_details else None) or []:
+                if task.display_name and shown.get(task.display_name) != task.state:
+                    shown[task.display_name] = task.state
+                    tell(f"{task.display_name}: {str(task.state).lower()}")
+            if run.state in ENDED:
+                if run.state != "SUCCEEDED":
+                    reason = f": {run.error.message}" if run.error else ""
+                    raise WorkError(f"run {run_id}: {str(run.state).lower()}{reason}; its page has the steps' logs")
+                tell("succeeded")
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def _package(profile: str) -> Path:
+    find_profile(profile)
+    if profile not in CLUSTER_PROFILES:
+        raise InputError(f"profile {profile}: it is for this machine; for a cluster there are {', '.join(CLUSTER_PROFILES)}")
+    return compiled_path("train", profile)
+
+
+def _parameter_names(package: Path) -> list[str]:
+    import yaml
+
+    with package.open(encoding="utf-8") as file:
+        specification = next(yaml.safe_load_all(file))
+    return sorted(specification["root"]["inputDefinitions"]["parameters"])
+
+
+def _overrides(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"--parameter settings: this is no JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError('--parameter settings: a JSON object is wanted, like {"egpo_rl.steps": 50}')
+    return value
+
+
+@contextmanager
+def _client(endpoint: str) -> Iterator[Any]:
+    """A client of the Pipelines API; what it raises becomes one paragraph."""
+    if not endpoint.startswith(("http://", "https://")):
+        raise InputError(f"endpoint {endpoint!r}: an http(s) address of the Kubeflow Pipelines API is wanted")
+    import kfp
+
+    try:
+        yield kfp.Client(host=endpoint, existing_token=os.environ.get("KFP_TOKEN"))
+    except CallforgeError:
+        raise
+    except Exception as error:  # kfp_server_api.ApiException, urllib3 errors, ValueError of the client
+        status = getattr(error, "status", None)
+        if status in (401, 403):
+            mend = "log in, or set KFP_TOKEN to a token that may use the namespace"
+        elif status:
+            mend = "see the log of ml-pipeline in the cluster"
+        else:
+            mend = "is it the address of the Kubeflow Pipelines API, and can it be reached from here?"
+        raise InputError(f"endpoint {endpoint}: {_short(error)}; {mend}") from error
+
+
+def _short(error: Exception) -> str:
+    body = getattr(error, "body", None)
+    if body:
+        try:
+            return str(json.loads(body).get("error") or json.loads(body).get("message"))[:300]
+        except (ValueError, AttributeError):
+            return str(body)[:300]
+    return " ".join(str(error).split())[:300] or type(error).__name__

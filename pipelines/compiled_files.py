@@ -1,0 +1,128 @@
+"""Files made from the code and committed: pipelines/compiled/*.yaml and docs/settings.md, written or verified.
+
+The YAML depends on the code and the image names alone, never on the machine, so equal bytes mean that nothing is stale.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import typing
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.settings import Section, Settings
+from pipelines.profiles import CLUSTER_PROFILES, DEFAULT_CLUSTER_PROFILE, find_profile
+
+ROOT = Path(__file__).parents[1]
+COMPILED = Path(__file__).parent / "compiled"
+SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+
+
+def write_files() -> list[Path]:
+    """Write them all; returns their paths."""
+    files = dict(_contents())
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    for path in set(COMPILED.glob("*.yaml")) - files.keys():
+        path.unlink()
+    return list(files)
+
+
+def stale_files() -> list[Path]:
+    """The files that are not what this code makes: missing, different, or no longer made."""
+    files = dict(_contents())
+    different = [path for path, text in files.items() if not path.exists() or path.read_text("utf-8") != text]
+    return different + sorted(set(COMPILED.glob("*.yaml")) - files.keys())
+
+
+def compiled_path(pipeline: str, profile: str) -> Path:
+    """Where the compiled `pipeline` of a cluster profile is; the default profile has the plain name."""
+    name = pipeline if profile == DEFAULT_CLUSTER_PROFILE else f"{pipeline}-{profile}"
+    return COMPILED / f"{name}.yaml"
+
+
+def _contents() -> Iterator[tuple[Path, str]]:
+    from pipelines.evaluate import evaluate
+    from pipelines.promote import promote
+    from pipelines.train import train
+
+    for name in CLUSTER_PROFILES:
+        yield compiled_path("train", name), _compile(train(find_profile(name)))
+    yield COMPILED / "evaluate.yaml", _compile(evaluate(find_profile(DEFAULT_CLUSTER_PROFILE)))
+    yield COMPILED / "promote.yaml", _compile(promote(find_profile(DEFAULT_CLUSTER_PROFILE)))
+    yield SETTINGS_PAGE, settings_page()
+
+
+def _compile(pipeline: Any) -> str:
+    from kfp import compiler
+
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(pipeline, str(path))
+        return path.read_text("utf-8")
+
+
+def settings_page() -> str:
+    """docs/settings.md: every setting with type, default and meaning, as components/settings.py states them."""
+    lines = [
+        "# Settings",
+        "",
+        "Written by `callforge compile` from components/settings.py; change it there.",
+        "",
+        "Every name below works in `--set section.name=value`, in the pipeline's parameter `settings`"
+        ' (`{"egpo_rl.steps": 50}`) and in a profile of pipelines/profiles.py. Endpoints and credentials are no'
+        " settings: they come from the environment.",
+    ]
+    for name, field in Settings.model_fields.items():
+        section: Any = field.annotation
+        lines += ["", f"## {name}", "", _one_line(section.__doc__), ""]
+        lines += ["| setting | type | default | meaning |", "| --- | --- | --- | --- |", *_rows(section, name)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(section: type[Section], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        annotation: Any = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            yield from _rows(annotation, f"{prefix}.{name}")
+            continue
+        limits = ", ".join(text for item in field.metadata if (text := _limit(item)))
+        kind = f"{_type_name(annotation)}{', ' + limits if limits else ''}"
+        default = _default(field.default)
+        yield f"| `{prefix}.{name}` | {_cell(kind)} | {_cell(default)} | {_cell(_one_line(field.description or ''))} |"
+
+
+def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return " / ".join(f"`{value}`" for value in typing.get_args(annotation))
+    if typing.get_origin(annotation) is tuple:
+        return "list of text"
+    return {int: "integer", float: "number", str: "text", bool: "true / false"}[annotation]
+
+
+def _limit(item: Any) -> str:
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    parts = [f"{sign} {getattr(item, name):g}" for name, sign in signs.items() if hasattr(item, name)]
+    pattern = getattr(item, "pattern", None)
+    return ", ".join([*parts, *([f"`{pattern}`"] if pattern else [])])
+
+
+def _default(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value) or "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "empty" if value == "" else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _one_line(text: str | None) -> str:
+    return re.sub(r"\s+", " ", text or "").strip()

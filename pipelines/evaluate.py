@@ -1,0 +1,57 @@
+"""The evaluation pipeline: one model, wherever it is, on BFCL."""
+
+import json
+from typing import Any
+
+from pipelines.profiles import Profile
+from pipelines.steps import prepare_step
+
+
+def evaluate(profile: Profile) -> Any:
+    """The KFP pipeline `evaluate` with the profile's settings and resources baked in."""
+    from kfp import dsl
+
+    from components.bfcl_eval.one_model_component import bfcl_eval_one
+    from components.preflight.component import preflight
+
+    baked = json.dumps(profile.settings, sort_keys=True)
+
+    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on the Berkeley Function Calling Leaderboard.")
+    def pipeline(
+        model: str,
+        experiment: str = "auto",
+        artifact_root: str = "auto",
+        run_id: str = "auto",
+        settings: str = "{}",
+    ) -> None:
+        """Answer BFCL's questions with one model and score the answers.
+
+        Args:
+            model: Model directory in S3: a merged model, a base model, or an adapter of callforge
+                (s3://bucket/prefix).
+            experiment: MLflow experiment of the run; `auto` keeps the profile's.
+            artifact_root: s3://bucket/prefix for the scores and generations; `auto` keeps the profile's.
+            run_id: Names the run in S3 and MLflow; `auto` takes the id of the Kubeflow run.
+            settings: Further settings as JSON, e.g. {"bfcl_eval.sample_per_category": 50}; docs/settings.md lists them
+                all.
+        """
+        checked = preflight(
+            profile=baked,
+            data="auto",
+            data_format="auto",
+            base_model=model,
+            model_name="auto",
+            experiment=experiment,
+            artifact_root=artifact_root,
+            run_id=run_id,
+            settings=settings,
+            job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+        )
+        checked.set_caching_options(False)  # endpoints and credentials may have changed since
+        prepare_step(checked, "preflight", profile)
+        source = dsl.importer(artifact_uri=model, artifact_class=dsl.Model, reimport=True)
+        source.after(checked)
+        task = bfcl_eval_one(run=checked.outputs["run"], settings=checked.outputs["bfcl_eval"], model=source.output)
+        prepare_step(task, "bfcl_eval", profile)
+
+    return pipeline

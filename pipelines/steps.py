@@ -1,0 +1,46 @@
+"""How a step is told what it needs from a cluster: resources, and where endpoints and credentials come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.profiles import Profile
+
+# Objects of manifests/base, in the namespace of the run.
+CONFIG_MAP = "callforge"
+CONFIG_KEYS = ("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI")
+SECRET = "callforge-credentials"
+SECRET_KEYS = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "HF_TOKEN",
+)
+
+
+def prepare_step(task: Any, name: str, profile: Profile) -> Any:
+    """Give a KFP task the resources its profile states for the step `name`, and the environment; returns the task.
+
+    A profile without resources is for local runs, where the environment is the caller's own.
+    """
+    task.set_display_name(name.replace("_", " "))
+    resources = profile.resources.get(name)
+    if resources is None:
+        return task
+    from kfp import kubernetes
+
+    task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
+    task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
+    if resources.gpus:
+        task.set_accelerator_type(resources.gpu_type).set_accelerator_limit(resources.gpus)
+        kubernetes.add_toleration(task, key=resources.gpu_type, operator="Exists", effect="NoSchedule")
+    if resources.shared_memory:
+        kubernetes.empty_dir_mount(
+            task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=resources.shared_memory  # noqa: S108
+        )  # fmt: skip
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, {key: key for key in CONFIG_KEYS}, optional=True)
+    kubernetes.use_secret_as_env(task, SECRET, {key: key for key in SECRET_KEYS}, optional=True)
+    task.set_env_variable("CALLFORGE_CACHE", "/tmp/callforge")  # noqa: S108  # node-local, gone with the pod
+    return task
