@@ -7,7 +7,7 @@ their own; nothing is trained or registered here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,13 +142,21 @@ def _evaluate(
         "categories": categories,
         "over_what_was_run": run_groups(accuracy),
         "official": official_groups(accuracy),
-        "rescore": f"bfcl evaluate --model {OFFICIAL_NAME} --test-category {' '.join(categories)} --partial-eval "
-        "--result-dir generations --score-dir score",
+        "rescore": rescore_command(categories),
     }
     write_json(folder / SCORES, scores)
     evaluation = pages.Evaluation(scores, answers, graded)
     pages.write_page(folder / "report.html", MODELS.get(name, name), questions, evaluation)
     return evaluation
+
+
+def rescore_command(categories: Iterable[str]) -> str:
+    """What scores the generations again with the official tool, run in the evaluation directory."""
+    names = ",".join(categories)
+    return (
+        f'BFCL_PROJECT_ROOT="$PWD" bfcl evaluate --model {OFFICIAL_NAME} --test-category {names} '
+        "--result-dir generations --score-dir score --partial-eval"
+    )
 
 
 def grade_answer(question: Question, answer: generations.Generation) -> Graded:

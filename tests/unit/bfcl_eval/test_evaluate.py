@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from components.bfcl_eval import evaluate
+from components.bfcl_eval import evaluate, generations
 from components.bfcl_eval.generations import Generation, Journal, read_results
 from components.bfcl_eval.questions import load_questions
+from components.language_models.samplers import Rollout
 from components.services.errors import InputError
 from components.services.stage import Outputs, execute_stage
 from components.services.tracking import Tracker
@@ -134,9 +135,39 @@ def test_a_killed_run_goes_on_to_the_same_files(done, stages, tmp_path, share):
     new, old = without_latency(tmp_path / "bfcl_eval"), without_latency(folder)
     old.pop("config.json")
     assert new == old
-    # answered ones are not asked again: they keep the latency they were measured with
-    kept = {answer.id: answer.latency for answer in read_results(tmp_path / "bfcl_eval/base/generations")}
-    assert kept == {answer.id: answer.latency for answer in read_results(folder / "base/generations")}
+
+
+class BatchSpy:
+    """Says how many prompts it was given together, and counts them."""
+
+    asked = 0
+
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
+
+    def sample(self, prompts, seeds, temperature, max_new_tokens):
+        BatchSpy.asked += len(prompts)
+        return [[Rollout(self.tokenizer.encode(f"one of {len(prompts)}"), True, None)] for _ in prompts]
+
+
+@pytest.mark.parametrize("answered", [1, 3, 5])
+def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, monkeypatch, answered):
+    """Greedy answers move with their neighbours' floats: a batch must have the same ones after a kill."""
+    monkeypatch.setattr(generations, "open_sampler", lambda config, loaded: BatchSpy(loaded.tokenizer))
+    whole, torn = outputs(tmp_path / "whole"), outputs(tmp_path / "torn")
+    evaluate.run_one(CONFIG, {"model": tiny_model}, whole)
+    (journal,) = whole.checkpoints.glob("*.jsonl")
+    lines = journal.read_text().splitlines(keepends=True)
+    torn.checkpoints.mkdir()
+    (torn.checkpoints / journal.name).write_text("".join(lines[: 1 + answered]) + lines[1 + answered][:20])
+    BatchSpy.asked = 0
+    evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
+    assert turns(torn.folder) == turns(whole.folder)
+    assert BatchSpy.asked == 9 - answered // 2 * 2
+    latencies = {json.loads(line)["id"]: json.loads(line)["latency"] for line in lines[1 : 1 + answered]}
+    now = {answer.id: answer.latency for answer in read_results(torn.folder / "generations")}
+    assert {key: now[key] for key in latencies} == latencies
+    assert len((torn.checkpoints / journal.name).read_text().splitlines()) == 10
 
 
 def test_other_settings_start_over(tmp_path):
