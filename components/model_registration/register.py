@@ -22,7 +22,7 @@ from components.services.progress import track
 from components.services.report import Section, Table, Text, write_report
 from components.services.stage import Outputs
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
-from components.services.tracking import first_line, mlflow_client, server_name, tracking_uri
+from components.services.tracking import first_line, mlflow_client, page, server_name, tracking_uri
 from components.settings import ModelRegistrationSettings
 
 MANIFEST = "manifest.json"
@@ -81,7 +81,12 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
         with _registry_faults(uri):
             tags |= kfp_tags(client, outputs.tracker.run_id)
             version = register(client, config, uri, tags, outputs.tracker.run_id)
-        registration |= {"version": version, "alias": config.alias, "registry": server_name()}
+        registration |= {
+            "version": version,
+            "alias": config.alias,
+            "page": page(f"models/{config.model_name}/versions/{version}"),
+            "run_page": outputs.tracker.url,
+        }
         print(f"model_registration: {config.model_name} version {version} is {config.alias}: {uri}", flush=True)
     else:
         print(f"model_registration: MLFLOW_TRACKING_URI is not set, nothing was registered; weights: {uri}", flush=True)
@@ -103,7 +108,9 @@ def register(
     same = [item for item in client.search_model_versions(query) if item.tags.get(SHA_TAG) == tags[SHA_TAG]]
     found = min(same, key=lambda item: int(item.version), default=None)
     if found is None:
-        found = client.create_model_version(config.model_name, source, run_id=mlflow_run or None, tags=dict(tags))
+        found = client.create_model_version(
+            config.model_name, source, run_id=mlflow_run or None, tags=dict(tags), await_creation_for=0
+        )
     else:  # a killed run that goes on; the evaluation may have been repeated since
         for name, value in tags.items():
             if found.tags.get(name) != value:
@@ -150,7 +157,7 @@ def _write_page(path: Path, registration: Mapping[str, Any]) -> None:
     if version is None:
         summary = "Merged, and not registered: no MLflow server was named (MLFLOW_TRACKING_URI)."
     else:
-        summary = f"Version {version} of {name} has the alias {registration['alias']} in {registration['registry']}."
+        summary = f"Version {version} of {name} has the alias {registration['alias']}: {registration['page']}"
     size = sum(entry["size"] for entry in registration["files"].values())
     files = [[file, entry["size"], entry["sha256"]] for file, entry in registration["files"].items()]
     sections: list[Section] = [

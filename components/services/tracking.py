@@ -27,6 +27,8 @@ from components.settings import RunSettings
 
 RUN_TAG = "callforge.run_id"
 TABLES_TAG = "mlflow.loggedArtifacts"  # makes MLflow's page show an artifact as a table
+TRAINING = {"mlflow.experimentKind": "custom_model_development"}
+TRAINING_PAGES = "workflowType=machine_learning"  # without it MLflow's pages open on prompts and traces
 LONGEST_PARAMETER = 500
 BATCH_METRICS, BATCH_PARAMETERS, BATCH_TAGS = 1000, 100, 100  # limits of one log-batch request
 FLUSH_METRICS, FLUSH_SECONDS = 500, 5.0
@@ -47,6 +49,7 @@ class Tracker:
     """A tracker that does nothing: there is no MLflow server."""
 
     run_id = ""
+    url = ""  # the run's page of curves
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None) -> None:
         """Log numbers, in order; they are sent in batches."""
@@ -72,6 +75,8 @@ class MlflowTracker(Tracker):
 
     def __init__(self, client: Any, run_id: str) -> None:
         self.client, self.run_id = client, run_id
+        experiment = client.get_run(run_id).info.experiment_id
+        self.url = page(f"experiments/{experiment}/runs/{run_id}/model-metrics")
         self._metrics: list[Any] = []
         self._late: list[Callable[[], Any]] = []  # calls that failed and are made again
         self._sent = time.monotonic()
@@ -195,11 +200,11 @@ def open_tracker(run: RunSettings, stage: str) -> Iterator[Tracker]:
         client.set_tag(run_id, RUN_TAG, run.run_id)
         if not joined:
             client.update_run(run_id, status="RUNNING")
+        tracker = MlflowTracker(client, run_id)
     except CallforgeError:
         raise
     except Exception as error:
         raise refusal(error) from error
-    tracker = MlflowTracker(client, run_id)
     tracker.log_tags({f"callforge.{stage}": "running"})
     status = "FAILED"
     try:
@@ -282,7 +287,7 @@ def _experiment(client: Any, name: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         try:
-            return str(client.create_experiment(name))
+            return str(client.create_experiment(name, tags=TRAINING))
         except MlflowException:  # somebody else just did
             experiment = client.get_experiment_by_name(name)
     if experiment.lifecycle_stage != "active":
@@ -310,6 +315,11 @@ def server_name(uri: str = "") -> str:
     """The address of the server, without a user and password that somebody may have written into it."""
     parts = urlsplit(uri or tracking_uri())
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def page(path: str) -> str:
+    """The address of one of MLflow's pages, e.g. `models/NAME/versions/3`."""
+    return f"{server_name().rstrip('/')}/#/{path}?{TRAINING_PAGES}"
 
 
 def first_line(error: Exception) -> str:

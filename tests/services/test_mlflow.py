@@ -35,6 +35,7 @@ def test_stages_of_one_run_share_an_mlflow_run(run: RunSettings, client: Any) ->
     assert seen[0] == seen[1]
     found = client.get_run(seen[0])
     assert found.info.run_name == run.run_id
+    assert tracker.url.startswith(f"{tracking.tracking_uri()}/#/experiments/{found.info.experiment_id}/runs/{seen[0]}/")
     assert found.info.status == "FINISHED"
     assert set(found.data.metrics) == {"data_refine/loss", "sft_warmup/loss"}
     assert found.data.tags["callforge.sft_warmup"] == "finished"
