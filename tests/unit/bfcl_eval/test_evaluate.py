@@ -167,7 +167,9 @@ def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, mo
     latencies = {json.loads(line)["id"]: json.loads(line)["latency"] for line in lines[1 : 1 + answered]}
     now = {answer.id: answer.latency for answer in read_results(torn.folder / "generations")}
     assert {key: now[key] for key in latencies} == latencies
-    assert len((torn.checkpoints / journal.name).read_text().splitlines()) == 10
+    BatchSpy.asked = 0
+    evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
+    assert BatchSpy.asked == 0
 
 
 def test_other_settings_start_over(tmp_path):

@@ -64,7 +64,7 @@ def answers_of_all_kinds(questions: list[Question], gold_calls) -> list[str]:
     for index, question in enumerate(questions):
         calls = gold_calls(question) if question.gold else []
         text = render_calls(calls, ToolNames(question.tools)) if calls else '[some.tool(a=1, b="x")]'
-        answer = text if index % 3 == 0 else ways[index % len(ways)](text)
+        answer = text if index % 3 == 0 else ways[index // 3 % len(ways)](text)
         texts.append(f"<think>Reasoning {index}.</think>\n{answer}")
     return texts
 
