@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,7 @@ from components.settings import DataRefineSettings
 OUTCOMES = ("qualified", "hard", "rejected")
 _SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind
 _EXAMPLES = 3  # per reason, in the report
+_SOURCES = 200  # counted apart; more are counted together
 _KEPT_OF_EXAMPLE = 1500
 COMPRESSION = 3  # 6 takes three times as long for a file 14 % smaller
 
@@ -58,14 +60,15 @@ class Tally:
 
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
-    sources: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
     examples: dict[str, list[tuple[Note, str]]] = field(default_factory=dict)
 
     def add(self, note: Note, payload: str) -> None:
         """Count one record."""
         self.reasons[note.outcome, note.reason] += 1
         self.categories[note.outcome, note.category] += 1
-        self.sources[note.outcome, note.source] += 1
+        known = note.source in self.sources or len(self.sources) < _SOURCES
+        self.sources.setdefault(note.source if known else "(others)", Counter())[note.outcome] += 1
         if note.reason and len(kept := self.examples.setdefault(note.reason, [])) < _EXAMPLES:
             kept.append((note, payload[:_KEPT_OF_EXAMPLE]))
 
@@ -76,16 +79,15 @@ class Tally:
     def metrics(self) -> dict[str, float]:
         """Flat counts for MLflow."""
         counts = {name: self.outcome(name) for name in OUTCOMES}
+        sources: Counter[str] = Counter()
+        for name, of_source in self.sources.items():
+            sources[f"source/{_metric_name(name)}"] += of_source["qualified"]
         return {
             "records": sum(counts.values()),
             **counts,
             **{f"{outcome}/{reason}": count for (outcome, reason), count in sorted(self.reasons.items()) if reason},
             **{f"category/{name}": self.categories["qualified", name] for name in CATEGORIES},
-            **{
-                f"source/{name}": count
-                for (outcome, name), count in sorted(self.sources.items())
-                if outcome == "qualified"
-            },
+            **sources,
         }
 
 
@@ -228,7 +230,7 @@ def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
                 "Why records did not qualify",
                 ("outcome", "reason", "records", "share"),
                 [
-                    (outcome, reason, count, f"{count / total:.1%}")
+                    (outcome, reason, count, f"{count / total:.2%}")
                     for (outcome, reason), count in tally.reasons.most_common()
                     if reason
                 ],
@@ -237,8 +239,8 @@ def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
                 "Records by source",
                 ("source", *OUTCOMES),
                 [
-                    (source or "(unreadable)", *(tally.sources[name, source] for name in OUTCOMES))
-                    for source in sorted({source for _, source in tally.sources})
+                    (source or "(unreadable)", *(of_source[name] for name in OUTCOMES))
+                    for source, of_source in sorted(tally.sources.items())
                 ],
             ),
             Examples(
@@ -251,6 +253,11 @@ def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
             ),
         ],
     )
+
+
+def _metric_name(source: str) -> str:
+    """MLflow takes letters, digits and a few marks."""
+    return re.sub(r"[^\w. -]", "_", source, flags=re.ASCII)[:80] or "unreadable"
 
 
 def _grouped(

@@ -224,6 +224,22 @@ def test_hard_and_rejected_lines_keep_the_record_or_the_raw_text(tmp_path: Path)
     assert invalid["id"] == "r-1"
 
 
+def test_counts_by_category_and_source(tmp_path: Path) -> None:
+    lines = [
+        record(0, source="a/b (c)"),
+        record(1, source="a/b (c)", tools=[TOOL]),
+        record(2, source="x", answers=[]),
+        record(3, source="x", messages=asked("Where?")),
+        *(record(number, source=f"s{number}") for number in range(4, 300)),
+    ]
+    metrics = Refined(tmp_path, lines).metrics
+    assert (metrics["category/simple"], metrics["category/multiple"], metrics["category/no_call"]) == (1, 297, 1)
+    assert (metrics["source/a_b _c_"], metrics["source/x"], metrics["hard/ungrounded"]) == (2, 1, 1)
+    sources = [value for name, value in metrics.items() if name.startswith("source/")]
+    assert sum(sources) == metrics["qualified"] == 299
+    assert len(sources) < 210  # a source per record must not make a metric per record
+
+
 LINES = st.lists(
     st.one_of(
         st.integers(0, 5).map(record),
