@@ -112,8 +112,7 @@ class Learner:
         """
         started = time.perf_counter()
         if self.config.kl_coefficient and batch.groups:
-            with torch.no_grad(), self._reference_policy():
-                batch.reference_logp = torch.cat([scores.log_probability for scores in self._scores(batch)])
+            self.score_reference(batch)
         referenced = time.perf_counter()
         rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         for group in self.optimizer.param_groups:
@@ -138,6 +137,11 @@ class Learner:
             "seconds_update": time.perf_counter() - referenced,
         }
         return figures, sums
+
+    def score_reference(self, batch: Batch) -> None:
+        """The batch's log-probabilities under the policy the run started from."""
+        with torch.no_grad(), self._reference_policy():
+            batch.reference_logp = torch.cat([scores.log_probability for scores in self._scores(batch)])
 
     def accumulate(self, batch: Batch) -> tuple[float, Sums]:
         """Gradients of the whole batch, over all passes and processes, into `parameters`; the loss and the sums."""

@@ -1,0 +1,89 @@
+"""A pod that goes on elsewhere: the newest checkpoint comes back from a real S3 server."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
+from components.services import storage
+
+
+def made(step: int, settings_hash: str = "same") -> tuple[State, torch.nn.Parameter]:
+    """The state after some steps of AdamW on one matrix, and the matrix."""
+    matrix = torch.nn.Parameter(torch.zeros(300, 200))
+    optimizer = torch.optim.AdamW([matrix])
+    for number in range(step):
+        matrix.grad = torch.full_like(matrix, float(number + 1))
+        optimizer.step()
+    state = State(
+        step=step,
+        settings_hash=settings_hash,
+        cursor=8 * step,
+        pass_rates={"3": {"visits": 1, "last": 1.0, "solved_in_a_row": 1, "retired_until": 0}},
+        too_long=[5],
+        bad_steps=0,
+        before={"held_out_reward": 0.25},
+        python_random=random.getstate(),
+        tensors=collect_tensors({"matrix": matrix}, optimizer),
+    )
+    return state, matrix
+
+
+def test_an_empty_folder_goes_on_from_s3(root: str, tmp_path: Path) -> None:
+    remote = f"{root}/checkpoints"
+    with Checkpoints(tmp_path / "here", remote, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(made(step)[0])
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == [
+        "step-0000002.safetensors",
+        "step-0000003.safetensors",
+    ]
+    with Checkpoints(tmp_path / "elsewhere", remote, keep=2) as checkpoints:
+        state = checkpoints.newest("same")
+        assert state is not None
+        expected, matrix = made(3)
+        for field in dataclasses.fields(State):
+            if field.name not in ("tensors", "python_random"):
+                assert getattr(state, field.name) == getattr(expected, field.name)
+        parameter = torch.nn.Parameter(torch.zeros(300, 200))
+        optimizer = torch.optim.AdamW([parameter])
+        restore(state, {"matrix": parameter}, optimizer)
+        assert torch.equal(parameter, matrix)
+        assert checkpoints.newest("others") is None
+
+
+def test_nothing_there_is_a_fresh_start(root: str, tmp_path: Path) -> None:
+    with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
+        assert checkpoints.newest("same") is None
+
+
+def test_a_store_that_goes_away_is_said_and_does_not_stop_the_run(
+    services: dict[str, str], root: str, tmp_path: Path, port_forward, monkeypatch, capsys
+) -> None:
+    forward = port_forward(services["AWS_ENDPOINT_URL_S3"])
+    for name in ("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"):
+        monkeypatch.setenv(name, forward.url)
+    with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
+        checkpoints.save(made(1)[0])
+        checkpoints.save(made(2)[0])  # waits for the first to arrive
+        forward.stop()
+        checkpoints.save(made(3)[0])
+    assert "was not copied to S3" in capsys.readouterr().out
+    assert (tmp_path / "step-0000003.safetensors").exists()
+    for name in ("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL"):
+        monkeypatch.setenv(name, services["AWS_ENDPOINT_URL_S3"])
+    assert storage.uri_exists(f"{root}/checkpoints/newest.safetensors")
+
+
+@pytest.mark.parametrize("damage", [b"", b"no safetensors"])
+def test_a_damaged_object_is_not_used(root: str, tmp_path: Path, damage: bytes, capsys) -> None:
+    (tmp_path / "damaged").write_bytes(damage)
+    storage.upload_file(tmp_path / "damaged", f"{root}/checkpoints/newest.safetensors")
+    with Checkpoints(tmp_path / "here", f"{root}/checkpoints", keep=2) as checkpoints:
+        assert checkpoints.newest("same") is None
+    assert "cannot be read" in capsys.readouterr().out
