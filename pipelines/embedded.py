@@ -304,10 +304,7 @@ def _supervise(folder: Path) -> None:
         for server in servers:
             server.kill()
             server.wait()
-        for port in (_read_json(folder / PORTS) or {}).values():
-            for number in (port, port + 10_000):
-                for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
-                    path.unlink(missing_ok=True)
+        _remove_sockets(folder)
         os.killpg(0, signal.SIGKILL)
 
 
@@ -330,18 +327,35 @@ def _end_orphans(folder: Path) -> None:
             command = (process / "cmdline").read_bytes().decode(errors="replace")
             if str(folder) in command and os.getpgid(int(process.name)) == state["supervisor"]:
                 os.killpg(state["supervisor"], signal.SIGKILL)
-                time.sleep(0.2)
-                return
+                break
         except OSError:
             continue  # it ended meanwhile
+    else:
+        return
+    ports = (_read_json(folder / PORTS) or {}).values()
+    deadline = time.monotonic() + STOP_SECONDS
+    while not all(map(_free, ports)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    _remove_sockets(folder)
+
+
+def _remove_sockets(folder: Path) -> None:
+    """SeaweedFS listens on sockets in /tmp as well, whatever its temporary folder, and leaves them there."""
+    for port in (_read_json(folder / PORTS) or {}).values():
+        for number in (port, port + 10_000):
+            for path in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):  # noqa: S108
+                path.unlink(missing_ok=True)
 
 
 def _alive(pid: int) -> bool:
     with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # a child that ended would stay a zombie
+    with suppress(FileNotFoundError):  # no /proc, or no such process
+        if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+            return False  # nobody's child in a container whose first process does not collect them
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # gone, or the number is another user's process by now
         return False
     return True
 

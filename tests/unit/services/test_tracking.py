@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,22 +47,45 @@ def test_a_server_that_cannot_be_is_named_at_once(uri: str, said: str, monkeypat
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize(("status", "lives"), [(200, True), (401, True), (404, True), (502, False)])
-def test_any_answer_but_a_failure_is_a_sign_of_life(status: int, lives: bool) -> None:
+@contextmanager
+def _server(status: int) -> Iterator[str]:
+    """The address of a server that gives every request the same answer."""
+
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(status)
             self.end_headers()
 
+        do_POST = do_GET
+
         def log_message(self, *_: object) -> None:
             pass
 
-    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        uri = f"http://127.0.0.1:{server.server_port}"
-        if lives:
-            tracking.check_server(uri)
-        else:
-            with pytest.raises(InputError, match="HTTP 502"):
-                tracking.check_server(uri)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_any_answer_is_a_sign_of_life(status: int) -> None:
+    with _server(status) as uri:
+        tracking.check_server(uri)
+
+
+def test_a_server_that_fails_is_named() -> None:
+    with _server(502) as uri, pytest.raises(InputError, match=r"is ill \(HTTP 502\)"):
+        tracking.check_server(uri)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_login_is_named_at_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _server(status) as uri:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        started = time.monotonic()
+        with (
+            pytest.raises(InputError, match=f"{uri} refused.*{status}.*check MLFLOW_TRACKING_TOKEN"),
+            tracking.open_tracker(RunSettings(), "stage"),
+        ):
+            pass
+        assert time.monotonic() - started < 15
