@@ -169,22 +169,33 @@ def _parse(piece: _Piece) -> dict[str, Any]:
 
 
 def _chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
-    """The file's bytes, unpacked where it starts with gzip's magic bytes; never an empty chunk.
+    """The file's text as bytes, unpacked where it starts with gzip's magic bytes, without a byte order mark.
 
     Raises:
         FormatError: a binary file.
         _BrokenGzipError: broken gzip.
     """
-    data = stream.read(_CHUNK)
-    if not data.startswith(b"\x1f\x8b"):
-        data = data.removeprefix(codecs.BOM_UTF8)
-        if b"\0" in data[:_HEAD]:  # further on it spoils one line, which is rejected
-            raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is wanted, gzip allowed")
-        while data:
-            yield data
-            data = stream.read(_CHUNK)
-        return
-    first = True
+    head, rest = _head(_raw(stream))
+    if head.startswith(b"\x1f\x8b"):
+        head, rest = _head(_unpacked(chain([head], rest)))
+    if b"\0" in head:
+        raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is wanted, gzip allowed")
+    yield head.removeprefix(codecs.BOM_UTF8)
+    yield from rest
+
+
+def _raw(stream: BinaryIO) -> Iterator[bytes]:
+    return iter(lambda: stream.read(_CHUNK), b"")
+
+
+def _head(chunks: Iterator[bytes]) -> tuple[bytes, Iterator[bytes]]:
+    """The first bytes, enough to see what they are, and the rest."""
+    head = _at_least(4, chunks)
+    return head, chunks
+
+
+def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    data = next(chunks)
     while data:
         member = zlib.decompressobj(wbits=31)
         while not member.eof:
@@ -195,10 +206,11 @@ def _chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
             except zlib.error as error:
                 raise _BrokenGzipError(str(error)) from None
             if unpacked:
-                yield unpacked.removeprefix(codecs.BOM_UTF8) if first else unpacked
-                first = False
-            data = member.unconsumed_tail or (b"" if member.eof else stream.read(_CHUNK))
-        data = (member.unused_data or stream.read(_CHUNK)).lstrip(b"\0")
+                yield unpacked
+            data = member.unconsumed_tail or (b"" if member.eof else next(chunks, b""))
+        data = member.unused_data
+        while not (data := data.lstrip(b"\0")) and (more := next(chunks, b"")):  # files are padded with zeros at times
+            data = more
 
 
 class _BrokenGzipError(Exception):
@@ -222,7 +234,7 @@ def _lines_or_elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
         if head.lstrip():
             break
     rest = chain([head], chunks)
-    return _elements(rest, name) if head.lstrip().startswith(b"[") else _lines(rest)
+    yield from _elements(rest, name) if head.lstrip().startswith(b"[") else _lines(rest)
 
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[_Piece]:
@@ -265,12 +277,13 @@ def _elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
             start = 0
             if len(data) > MAX_RECORD_BYTES:
                 raise FormatError(
-                    f"{name}: the element that starts on line {line} is longer than {MAX_RECORD_BYTES:,} bytes; "
-                    "a quote or a bracket may be missing"
+                    f"{name}: the element that starts on line {line + _blank_lines(data)} is longer than "
+                    f"{MAX_RECORD_BYTES:,} bytes; a quote or a bracket may be missing"
                 )
-            more = _at_least(len(data), chunks)
+            more = _at_least(len(data), chunks)  # as much again: a string across chunks is rescanned a few times only
             if not more:
-                raise FormatError(f"{name}: the JSON array ends in the element that starts on line {line}")
+                where = line + _blank_lines(data)
+                raise FormatError(f"{name}: the JSON array ends in the element that starts on line {where}")
             data += more
             continue
         scan += 1
@@ -280,9 +293,9 @@ def _elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
             depth -= 1
         elif mark in b",]":
             element = data[start : scan - 1]
-            text = element.lstrip()
+            text = element.strip()
             if text:
-                yield _Piece(line + element[: len(element) - len(text)].count(b"\n"), text.rstrip())
+                yield _Piece(line + _blank_lines(element), text)
             line += element.count(b"\n")
             start = scan
             if mark == b"]":
@@ -291,8 +304,12 @@ def _elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
         raise FormatError(f"{name}, line {line}: text after the end of the JSON array")
 
 
+def _blank_lines(data: bytes) -> int:
+    return data[: len(data) - len(data.lstrip())].count(b"\n")
+
+
 def _at_least(size: int, chunks: Iterator[bytes]) -> bytes:
-    """More data, as much again as is held: strings that span chunks are then scanned a few times only."""
+    """The next chunks, joined until they have `size` bytes or end."""
     parts: list[bytes] = []
     held = 0
     for chunk in chunks:

@@ -98,8 +98,10 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
         return None, "too_deep"
     try:
         tree = compile(text, _SOURCE, "eval", ast.PyCF_ONLY_AST, dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError):
         return None, "syntax"
+    except (RecursionError, MemoryError):  # chains of operators nest without brackets
+        return None, "too_deep"
     body = tree.body  # type: ignore[attr-defined]
     if type(body) is not ast.List:
         return None, "syntax"
