@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
+from components.language_models.shared_attention import Segments, use_shared_attention
+from components.language_models.shared_prefix import model_parts, run_packed, sharing_obstacle
 from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example
 
@@ -34,11 +36,10 @@ def batch_loss(
     thought_weight, result_weight = segment_weights(batch, config.loss, config.thought_weight)
     sums = torch.zeros(2, dtype=torch.float64, device=model.device)
     for at in range(0, len(batch), config.micro_batch_size):
-        tensors = collate(batch[at : at + config.micro_batch_size], padding)
-        tensors = {name: value.to(model.device) for name, value in tensors.items()}
-        losses = turn_cross_entropy(model, tensors)
-        thought = losses[tensors["thought_mask"]].sum()
-        result = losses[tensors["turn_mask"] & ~tensors["thought_mask"]].sum()
+        part = batch[at : at + config.micro_batch_size]
+        losses = turn_losses(model, part, padding)
+        is_thought = torch.tensor([flag for example in part for flag in example.thought_mask], device=losses.device)
+        thought, result = losses[is_thought].sum(), losses[~is_thought].sum()
         if backward is not None:
             backward(thought_weight * thought + result_weight * result)
         sums += torch.stack([thought.detach(), result.detach()])
@@ -67,47 +68,59 @@ def segment_weights(
     return thought_weight / thought, (1 - thought_weight) / result
 
 
-def collate(batch: Sequence[Example], padding: int) -> dict[str, torch.Tensor]:
-    """Pad on the left, so that every turn ends at the last column and its logits are one slice.
+def turn_losses(model: Any, batch: Sequence[Example], padding: int) -> torch.Tensor:
+    """Cross-entropy of every token of the turns, record after record [N]; the head sees no other position.
 
-    Returns:
-        input_ids, attention_mask, position_ids [B, T]; targets, turn_mask, thought_mask [B, C], C the longest turn.
+    Models whose attention can be shared get the records as one packed row: no padding, and the beginning that all
+    prompts have in common is computed once. The others get them padded. On a bfloat16 base the float32 adapter
+    computes in bfloat16 as well; the losses themselves are never below float32.
     """
-    width = max(len(example.prompt) + len(example.turn) for example in batch)
-    turn_width = max(len(example.turn) for example in batch)
-
-    def left(values: Sequence[int], size: int, fill: int) -> list[int]:
-        return [fill] * (size - len(values)) + list(values)
-
-    lengths = [len(example.prompt) + len(example.turn) for example in batch]
-    return {
-        "input_ids": torch.tensor([left(example.prompt + example.turn, width, padding) for example in batch]),
-        "attention_mask": torch.tensor([left([1] * length, width, 0) for length in lengths]),
-        "position_ids": torch.tensor([left(range(length), width, 0) for length in lengths]),
-        "targets": torch.tensor([left(example.turn, turn_width, padding) for example in batch]),
-        "turn_mask": torch.tensor([left([1] * len(example.turn), turn_width, 0) for example in batch]).bool(),
-        "thought_mask": torch.tensor([left(example.thought_mask, turn_width, 0) for example in batch]).bool(),
-    }
-
-
-def turn_cross_entropy(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of every token of the turns [B, C], 0 at padding; the head sees no other position.
-
-    On a bfloat16 base the float32 adapter computes in bfloat16 as well; the loss itself is never below float32.
-    """
-    turn_width = batch["targets"].shape[1]
+    losses = _padded if sharing_obstacle(model) or model.device.type != "cpu" else _packed
     with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype is torch.bfloat16):
-        logits = model(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            position_ids=batch["position_ids"],
-            use_cache=False,
-            logits_to_keep=turn_width + 1,
-        ).logits[:, :-1]
-    mask = batch["turn_mask"]
-    losses = cross_entropy(_at_least_float32(logits[mask]), batch["targets"][mask], reduction="none")
-    return torch.zeros(mask.shape, dtype=losses.dtype, device=losses.device).masked_scatter(mask, losses)
+        logits = losses(model, batch, padding)
+    targets = torch.tensor([token for example in batch for token in example.turn], device=logits.device)
+    return cross_entropy(logits if logits.dtype is torch.float64 else logits.float(), targets, reduction="none")
 
 
-def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
-    return logits if logits.dtype is torch.float64 else logits.float()
+def _packed(model: Any, batch: Sequence[Example], _: int) -> torch.Tensor:
+    """Logits [N, V] from the row [common beginning | rest of record 1 | rest of record 2 ..]."""
+    causal_model, backbone = model_parts(model)
+    use_shared_attention(causal_model)
+    inputs = [example.prompt + example.turn[:-1] for example in batch]  # the last token predicts nothing
+    shared = _common_beginning(inputs)
+    rests = [tokens[len(shared) :] for tokens in inputs]
+    row, positions, predictors = list(shared), list(range(len(shared))), []
+    for example, tokens, rest in zip(batch, inputs, rests, strict=True):
+        places = [*range(len(shared)), *range(len(row), len(row) + len(rest))]
+        predictors += places[len(example.prompt) - 1 :]
+        positions += range(len(shared), len(tokens))
+        row += rest
+    segments = Segments.of([(len(shared), [len(rest) for rest in rests])], model.device)
+    hidden = run_packed(backbone, _tensor(row, model), _tensor(positions, model), segments)
+    return causal_model.get_output_embeddings()(hidden[_tensor(predictors, model)])
+
+
+def _common_beginning(sequences: list[list[int]]) -> list[int]:
+    first, last = min(sequences), max(sequences)  # in the order of lists, all others lie between these two
+    differ = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return first[: next(differ, len(first))]
+
+
+def _padded(model: Any, batch: Sequence[Example], padding: int) -> torch.Tensor:
+    """Logits [N, V] from rows padded on the left, where every turn ends at the last column."""
+    lengths = [len(example.prompt) + len(example.turn) for example in batch]
+    turn_lengths = [len(example.turn) for example in batch]
+    gaps = [max(lengths) - length for length in lengths]
+    keep = max(turn_lengths) + 1
+    logits = model(
+        input_ids=_tensor([[padding] * gap + e.prompt + e.turn for gap, e in zip(gaps, batch, strict=True)], model),
+        attention_mask=_tensor([[0] * gap + [1] * n for gap, n in zip(gaps, lengths, strict=True)], model),
+        position_ids=_tensor([[0] * gap + list(range(n)) for gap, n in zip(gaps, lengths, strict=True)], model),
+        use_cache=False,
+        logits_to_keep=keep,
+    ).logits
+    return torch.cat([logits[row, keep - 1 - length : -1] for row, length in enumerate(turn_lengths)])
+
+
+def _tensor(values: list[Any], model: Any) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.long, device=model.device)

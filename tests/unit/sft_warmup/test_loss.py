@@ -10,6 +10,7 @@ from components.language_models.adapters import attach_adapter
 from components.language_models.model_directory import load_base
 from components.language_models.tokens import decode_turn, encode_prompt, encode_turn, end_of_turn_ids
 from components.settings import AdapterSettings, SftWarmupSettings
+from components.sft_warmup import loss
 from components.sft_warmup.dataset import Example
 from components.sft_warmup.loss import batch_loss
 
@@ -60,8 +61,16 @@ def _gradient(model):
     return gradient
 
 
+@pytest.fixture(params=["packed", "padded"])
+def way(request, monkeypatch):
+    """Both ways through the model: packed where attention can be shared, padded elsewhere."""
+    if request.param == "padded":
+        monkeypatch.setattr(loss, "sharing_obstacle", lambda model: "told so by the test")
+    return request.param
+
+
 @pytest.mark.parametrize("thought_weight", [0.0, 0.7, 1.0, None])
-def test_loss_and_gradient_equal_the_plain_ones_for_any_micro_batch_size(model, batch, thought_weight):
+def test_loss_and_gradient_equal_the_plain_ones_for_any_micro_batch_size(model, batch, thought_weight, way):
     expected = _plain_loss(model, batch, thought_weight)
     expected.backward()
     expected_gradient = _gradient(model)
@@ -74,7 +83,7 @@ def test_loss_and_gradient_equal_the_plain_ones_for_any_micro_batch_size(model, 
         )
         losses = batch_loss(model, batch, config, padding=0, backward=torch.Tensor.backward)
         assert losses["loss"] == pytest.approx(expected.item(), rel=1e-9)
-        assert (_gradient(model) - expected_gradient).norm() < 1e-9 * expected_gradient.norm()
+        assert (_gradient(model) - expected_gradient).norm() < 1e-8 * expected_gradient.norm()
 
 
 def test_the_two_parts_are_the_means_of_their_segments(model, batch):
@@ -92,15 +101,32 @@ def test_the_thought_ends_at_its_tag_and_the_result_is_newline_answer_and_end_of
         assert example.turn[-1] in end_of_turn_ids(loaded.tokenizer)
 
 
-def test_the_head_sees_only_the_turns(model, batch):
-    shapes = []
+def test_the_head_sees_only_the_turns(model, batch, way):
+    rows = []
     head = model.get_base_model().lm_head
-    head.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    head.register_forward_hook(lambda module, inputs, output: rows.append(output.shape[:-1].numel()))
     batch_loss(model, batch, SftWarmupSettings(micro_batch_size=1), padding=0)
-    assert [shape[1] for shape in shapes] == [len(example.turn) + 1 for example in batch]
+    assert rows == [len(example.turn) + (way == "padded") for example in batch]
 
 
-def test_the_padding_token_does_not_matter(model, batch):
+def test_a_packed_row_has_no_padding_and_the_common_beginning_once(model, batch):
+    widths = []
+    embedding = model.get_base_model().get_input_embeddings()
+    embedding.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[:-1].numel()))
+    batch_loss(model, batch, SftWarmupSettings(micro_batch_size=5), padding=0)
+    tokens = [example.prompt + example.turn[:-1] for example in batch]
+    shared = next(place for place, column in enumerate(zip(*tokens, strict=False)) if len(set(column)) > 1)
+    assert shared > 20 and widths == [sum(map(len, tokens)) - 4 * shared]
+
+
+def test_equal_records_and_whole_prompts_in_common_are_no_trouble(model, batch):
+    other_turn = Example(batch[0].prompt, batch[1].turn, batch[1].thought_mask)
+    twice = [batch[0], batch[0], other_turn]
+    losses = batch_loss(model, twice, SftWarmupSettings(micro_batch_size=3), padding=0)
+    assert losses["loss"] == pytest.approx(_plain_loss(model, twice, 0.7).item(), rel=1e-9)
+
+
+def test_the_padding_token_does_not_matter(model, batch, way):
     config = SftWarmupSettings(micro_batch_size=5)
     assert batch_loss(model, batch, config, padding=0) == batch_loss(model, batch, config, padding=17)
 
