@@ -16,6 +16,7 @@ from components.bfcl_eval.scores import MODELS, Graded, compare, percent
 from components.services.report import Bars, Examples, Section, Table, Text, write_report
 
 EXAMPLES = 12  # questions shown of each kind
+PAIR_COLUMNS = ("from", "to", "questions", "asked", "gained", "lost", "difference", "95 % interval", "p")
 INTERVAL_NOTE = "Whiskers and brackets are 95 % Wilson intervals of each accuracy."
 
 
@@ -110,11 +111,16 @@ def write_comparison(path: Path, questions: Sequence[Question], found: Mapping[s
         _groups(models),
         Table(
             "Paired differences",
-            ["from", "to", "questions", "asked", "gained", "lost", "difference", "95 % interval", "p"],
-            _pairs(models, categories),
+            PAIR_COLUMNS,
+            _pairs(models, ["all"]),
             note="The same questions before and after: gained became right, lost became wrong. p is McNemar's exact "
-            "test; the interval is exact given the questions that changed. Many rows: expect one in twenty below 0.05 "
-            "by chance.",
+            "test; the interval is exact given the questions that changed.",
+        ),
+        Table(
+            "Paired differences by category",
+            PAIR_COLUMNS,
+            _pairs(models, categories),
+            note="Categories in which something changed. Of many rows, one in twenty is below 0.05 by chance.",
         ),
         _failures(models),
         _formats(models),
@@ -197,7 +203,7 @@ def _code_table(title: str, column: str, models: Mapping[str, Evaluation], code:
 def _pairs(models: Mapping[str, Evaluation], categories: Sequence[str]) -> list[list[Any]]:
     rows = []
     for (one, first), (two, second) in combinations(models.items(), 2):
-        for category in ["all", *categories]:
+        for category in categories:
             outcomes = [
                 {item.id: item.right for item in evaluation.graded if category in ("all", item.category)}
                 for evaluation in (first, second)

@@ -53,9 +53,12 @@ def test_comparison_counts_what_changed(tmp_path, gold_calls):
     pages.write_comparison(path, QUESTIONS, {"base": base, "egpo_rl": last})
     html = path.read_text("utf-8")
     assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
-    pairs = cells(html, "Paired differences")
-    assert pairs[0][:7] == ["base", "EGPO", "all", "12", "4", "1", "+25.0 points"]
-    assert [row[2:6] for row in pairs[1:]] == [["simple_python", "6", "4", "0"], ["irrelevance", "6", "0", "1"]]
+    (pair,) = cells(html, "Paired differences")
+    assert pair[:7] == ["base", "EGPO", "all", "12", "4", "1", "+25.0 points"]
+    assert [row[2:6] for row in cells(html, "Paired differences by category")] == [
+        ["simple_python", "6", "4", "0"],
+        ["irrelevance", "6", "0", "1"],
+    ]
     assert cells(html, "Why answers are wrong") == [
         ["no_call:not_a_list", "6", "2"],
         ["called_though_irrelevant", "0", "1"],
