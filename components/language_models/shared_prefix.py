@@ -1,8 +1,9 @@
 """Scores of groups of completions, every prompt computed once: log-probability and entropy, with gradients.
 
-Groups are packed into one row, [prompt | completion 1 .. G] after another, up to a budget of unique tokens. Positions
-of every completion start where its prompt ends, and it sees that prompt and itself alone (shared_attention.py). The
-first token of a completion is predicted by the last token of the prompt; only predicting positions reach the head.
+Groups are packed into one row, prompts first and all their completions behind, up to a budget of unique tokens. The
+positions of every completion start where its prompt ends, and it sees that prompt and itself alone
+(shared_attention.py). The first token of a completion is predicted by the last token of the prompt; only predicting
+positions reach the head.
 
 `score_padded` computes the same with one padded sequence per completion: the reference, and the way for models that
 cannot share. Sampling, losses and optimizer steps are none of this module's business.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -168,32 +170,28 @@ class _Layout:
 
     @classmethod
     def of(cls, groups: Sequence[Group], parts: list[tuple[int, int]], device: torch.device) -> _Layout:
-        tokens: list[int] = []
-        positions: list[int] = []
+        present = list(dict.fromkeys(index for index, _ in parts))
+        prompts = [groups[index].prompt for index in present]
+        tokens = list(chain.from_iterable(prompts))
+        positions = list(chain.from_iterable(range(len(prompt)) for prompt in prompts))
+        ends = dict(zip(present, accumulate(map(len, prompts)), strict=True))
+        lengths: dict[int, list[int]] = {index: [] for index in present}
         predictors: list[int] = []
         targets: list[int] = []
-        lengths: list[tuple[int, list[int]]] = []
-        previous = None
         for index, number in parts:
-            prompt, completion = groups[index].prompt, groups[index].completions[number]
-            if index != previous:
-                tokens += prompt
-                positions += range(len(prompt))
-                prompt_end = len(tokens) - 1
-                lengths.append((len(prompt), []))
-                previous = index
+            completion, start = groups[index].completions[number], len(groups[index].prompt)
             if completion:
-                predictors += [prompt_end, *range(len(tokens), len(tokens) + len(completion) - 1)]
+                predictors += [ends[index] - 1, *range(len(tokens), len(tokens) + len(completion) - 1)]
             targets += completion
-            positions += range(len(prompt), len(prompt) + len(completion) - 1)
+            positions += range(start, start + len(completion) - 1)
             tokens += completion[:-1]
-            lengths[-1][1].append(max(len(completion) - 1, 0))
+            lengths[index].append(max(len(completion) - 1, 0))
         return cls(
             torch.tensor(tokens, device=device),
             torch.tensor(positions, device=device),
             torch.tensor(predictors, dtype=torch.long, device=device),
             torch.tensor(targets, dtype=torch.long, device=device),
-            Segments.of(lengths, device),
+            Segments.of([(len(groups[index].prompt), lengths[index]) for index in present], device),
         )
 
 

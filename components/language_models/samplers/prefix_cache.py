@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.language_models.shared_attention import Segments, attention, use_shared_attention
+from components.language_models.attention_kernels import attention
+from components.language_models.shared_attention import Segments, use_shared_attention
 from components.language_models.shared_prefix import model_parts, run_packed
 
 PREFILL_TOKENS = 4096  # prompt tokens computed in one pass
