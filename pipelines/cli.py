@@ -6,6 +6,7 @@ the traceback.
 
 from __future__ import annotations
 
+import enum
 import os
 import sys
 import time
@@ -23,8 +24,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console(file=sys.stdout)  # bound now: a local run redirects sys.stdout
+console = Console()
 INTERRUPTED = 130
+
+
+class Alias(enum.StrEnum):
+    """What a version may be promoted to."""
+
+    challenger = "challenger"
+    champion = "champion"
+
 
 Set = Annotated[
     list[str] | None,
@@ -34,50 +43,55 @@ Profile = Annotated[str, typer.Option(help="Named recipe of pipelines/profiles.p
 Data = Annotated[str | None, typer.Option(help="Records: `sample` (built in), a path, or s3://...")]
 DataFormat = Annotated[str | None, typer.Option(help="Layout of the records: callforge, xlam, or auto.")]
 BaseModel = Annotated[str | None, typer.Option(help="Model directory, hub id, s3://..., or package://NAME.")]
-RunId = Annotated[str | None, typer.Option(help="Names the run; the same id goes on where it stopped.")]
 Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines API.", envvar="KFP_ENDPOINT")]
+Namespace = Annotated[str | None, typer.Option(help="Kubeflow namespace, where there are several users.")]
 Out = Annotated[Path, typer.Option(help="Stage folder to write.")]
+Model = Annotated[str, typer.Argument(help="Registered model.")]
 
 
 @app.command()
 def run(
-    profile: Profile = "demo",
+    profile: Annotated[
+        str | None, typer.Option(help="Named recipe: demo, gpu, gpu8, paper.  [default: demo, or the run's own]")
+    ] = None,
     data: Data = None,
     data_format: DataFormat = None,
     base_model: BaseModel = None,
     model_name: Annotated[str | None, typer.Option(help="Registered model that receives the version.")] = None,
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
     artifact_root: Annotated[str | None, typer.Option(help="s3://bucket/prefix for outputs.")] = None,
-    run_id: RunId = None,
+    run_id: Annotated[
+        str | None, typer.Option(help="Names the run; the same id goes on where it stopped.  [default: the time]")
+    ] = None,
     changes: Set = None,
 ) -> None:
     """Run the whole pipeline on this machine: refine, warm up, EGPO, evaluate, register.
 
-    `--run-id X` alone goes on with a run that was stopped; its finished stages are not done again.
+    `--run-id X` alone goes on with a run that was stopped, with the settings it had; its finished stages are not done
+    again.
     """
     from components.settings import read_assignment
     from pipelines.local import RUNS, Request, run_here
 
     parameters = {
-        "data": _local_path(data),
-        "data_format": data_format,
-        "base_model": _local_path(base_model),
-        "model_name": model_name,
-        "experiment": experiment,
-        "artifact_root": artifact_root,
+        "data_refine.data": _local_path(data),
+        "data_refine.data_format": data_format,
+        "sft_warmup.base_model": _local_path(base_model),
+        "model_registration.model_name": model_name,
+        "run.experiment": experiment,
+        "run.artifact_root": artifact_root,
     }
-    given = {name: value for name, value in parameters.items() if value is not None}
-    settings = dict(read_assignment(text) for text in changes or [])
-    resumes = run_id is not None and (RUNS / run_id / "run.json").exists()
-    nothing_named = not given and not settings and profile == "demo"
-    request = None if resumes and nothing_named else Request(profile=profile, parameters=given, settings=settings)
+    settings: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
+    settings |= dict(read_assignment(text) for text in changes or [])
     run_id = run_id or time.strftime("%Y%m%d-%H%M%S")
-    _check_settings(request, run_id)
     try:
-        run_here(run_id, request, console)
-    except KeyboardInterrupt:
-        console.print(f"stopped; `callforge run --run-id {run_id}` goes on", highlight=False)
-        raise SystemExit(INTERRUPTED) from None
+        run_here(Request(run_id=run_id, profile=profile, settings=settings), console)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | CallforgeError) and (RUNS / run_id / "run.json").exists():
+            console.print(f"`callforge run --run-id {run_id}` goes on where it stopped", highlight=False)
+        if isinstance(error, KeyboardInterrupt):
+            raise SystemExit(INTERRUPTED) from None
+        raise
 
 
 @app.command()
@@ -165,11 +179,11 @@ def compile_command(
 
 
 @app.command()
-def upload(endpoint: Endpoint) -> None:
+def upload(endpoint: Endpoint, namespace: Namespace = None) -> None:
     """Upload a new version of every compiled pipeline to Kubeflow."""
     from pipelines.cluster import upload_pipelines
 
-    for name, version in upload_pipelines(endpoint):
+    for name, version in upload_pipelines(endpoint, namespace):
         console.print(f"uploaded {name} as version {version}", highlight=False)
 
 
@@ -181,43 +195,47 @@ def submit(
         list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Run parameter, e.g. data=s3://...")
     ] = None,
     run_name: Annotated[str | None, typer.Option(help="Name of the run in the Kubeflow UI.")] = None,
-    namespace: Annotated[str | None, typer.Option(help="Namespace of the run.")] = None,
+    namespace: Namespace = None,
     follow: Annotated[bool, typer.Option(help="Wait for the run and tell its states.")] = True,
     changes: Set = None,
 ) -> None:
     """Start a run on the cluster and follow it."""
     from components.settings import read_assignment
-    from pipelines.cluster import submit_run
+    from pipelines.cluster import follow_run, submit_run
 
-    arguments: dict[str, Any] = {}
+    parameters: dict[str, str] = {}
     for text in parameter or []:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--parameter {text}: write NAME=VALUE, e.g. data=s3://bucket/records.jsonl.gz")
-        arguments[name] = value
+        parameters[name] = value
     settings = dict(read_assignment(text) for text in changes or [])
-    submit_run(endpoint, profile, arguments, settings, run_name, namespace, follow, console)
+    run = submit_run(endpoint, profile, parameters, settings, run_name, namespace, _tell)
+    if follow:
+        follow_run(endpoint, run, _tell)
 
 
 @app.command()
 def promote(
-    model: Annotated[str, typer.Argument(help="Registered model.")],
-    version: Annotated[str, typer.Argument(help="Version that shall be champion.")],
+    model: Model,
+    version: Annotated[str, typer.Argument(help="Version, by its number or one of its aliases.")],
+    to: Annotated[Alias, typer.Option(help="Alias it shall get.")] = Alias.champion,
     force: Annotated[bool, typer.Option(help="Move the alias although the gate says no.")] = False,
 ) -> None:
-    """Make a version the champion, through the gate: it must not score below the champion it replaces."""
-    from pipelines.promotion import promote_version
+    """Make a version challenger or champion, through the gate: no worse on BFCL than the champion."""
+    from components.model_registration.promotion import promote as promote_version
 
-    for line in promote_version(model, version, force):
-        console.print(line, highlight=False)
+    for line in promote_version(model, version, to.value, force):
+        _tell(line)
 
 
 @app.command()
-def rollback(model: Annotated[str, typer.Argument(help="Registered model.")]) -> None:
+def rollback(model: Model) -> None:
     """Make the previous champion the champion again."""
-    from pipelines.promotion import roll_back
+    from components.model_registration.promotion import roll_back
 
-    console.print(roll_back(model), highlight=False)
+    for line in roll_back(model):
+        _tell(line)
 
 
 @app.command()
@@ -252,16 +270,6 @@ def ui() -> None:
             return
 
 
-def _check_settings(request: Any, run_id: str) -> None:
-    """The same validation as preflight's, before any service is started."""
-    from components.settings import resolve_settings
-    from pipelines.profiles import find_profile
-
-    settings = request.settings if request else {}
-    profile = find_profile(request.profile).settings if request else {}
-    resolve_settings(profile, settings, {"run.run_id": run_id})
-
-
 def _run_stage(
     stage: str,
     function: Any,
@@ -284,6 +292,10 @@ def _run_stage(
     metrics = execute_stage(stage, function, getattr(settings, stage), inputs, out, settings.run)
     for name, value in metrics.items():
         console.print(f"{name:<40} {value:g}", highlight=False)
+
+
+def _tell(text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _local_path(value: str | None) -> str | None:

@@ -113,7 +113,9 @@ def follow_run(endpoint: str, run_id: str, tell: Callable[[str], None]) -> None:
 def _package(profile: str) -> Path:
     find_profile(profile)
     if profile not in CLUSTER_PROFILES:
-        raise InputError(f"profile {profile}: it is for this machine; for a cluster there are {', '.join(CLUSTER_PROFILES)}")
+        raise InputError(
+            f"profile {profile}: it is for this machine; for a cluster there are {', '.join(CLUSTER_PROFILES)}"
+        )
     return compiled_path("train", profile)
 
 

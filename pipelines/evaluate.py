@@ -16,7 +16,7 @@ def evaluate(profile: Profile) -> Any:
 
     baked = json.dumps(profile.settings, sort_keys=True)
 
-    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on the Berkeley Function Calling Leaderboard.")
+    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on the BFCL benchmark.")
     def pipeline(
         model: str,
         experiment: str = "auto",

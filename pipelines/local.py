@@ -1,276 +1,247 @@
-"""A pipeline run on this machine: kfp.local, embedded services, one run directory, and a terminal worth looking at.
+"""A pipeline run on this machine: the run directory, embedded services, the pipeline under kfp.local, the result.
 
-Everything KFP and the stages print goes to kfp.log in the run directory; the terminal shows the stages' own lines, a
-progress bar, and at the end what the run made. What the stages do is theirs.
+The pipeline runs in a process of its own (pipelines/local_pipeline.py), whose output goes to kfp.log; what the person
+sees is drawn by pipelines/terminal.py. What the stages do, and whether one is done already, is theirs.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import re
 import signal
+import subprocess
 import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from components.services.errors import CallforgeError, InputError, WorkError
 from components.services.files import write_json
+from components.services.local_run import RUN_FOLDER, sole_run
 from components.services.progress import PROGRESS_FILE
-from components.services.stage import ERROR, PARENT_PID
+from components.services.stage import ERROR
+from components.settings import RunSettings, Settings, resolve_settings
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
-from pipelines.profiles import find_profile
+from pipelines.profiles import Profile, find_profile
+from pipelines.terminal import STAGES, Terminal
 
 HOME = Path(".callforge")
 RUNS, SERVICES = HOME / "runs", HOME / "services"
-REQUEST, LOG, LOCK, PROGRESS = "run.json", "kfp.log", ".lock", "progress.jsonl"
-STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
-_STAGE_LINE = re.compile(rf"^\s*(?:{'|'.join(STAGES)}): (?!')")  # a quote: KFP telling an output parameter
+REQUEST, LOG, PROGRESS, KFP_ROOT = "run.json", "kfp.log", "progress.jsonl", "kfp"
+DEFAULT_PROFILE = "demo"
+STOP_SECONDS = 60.0  # a stage that is told to stop may be in a long step
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What was asked of a run; remembered in its directory, so that `--run-id` alone goes on with it."""
+    """What is asked of a run. Without a profile, what the run directory remembers is gone on with."""
 
-    profile: str = "demo"
-    parameters: dict[str, str] = field(default_factory=dict)
+    run_id: str
+    profile: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
 class StageFailedError(CallforgeError):
-    """A stage ended the run; it has told its paragraph already."""
+    """A stage ended the run, with the exit code it chose."""
 
     def __init__(self, text: str, exit_code: int) -> None:
         super().__init__(text)
         self.exit_code = exit_code
 
 
-def run_here(run_id: str, request: Request | None, console: Console) -> Path:
-    """Run the pipeline `train` under kfp.local; a finished stage is not done again.
-
-    Args:
-        request: None goes on with what the run directory remembers.
-
-    Returns:
-        The run directory.
+def run_here(request: Request, console: Console) -> Path:
+    """Run the pipeline `train` under kfp.local; a finished stage is not done again. Returns the run directory.
 
     Raises:
-        InputError: nothing is remembered under that id, or another process is at it.
+        InputError: wrong settings, or another process is at the same run.
         CallforgeError: as the stage that failed raised it, with its exit code.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the stage at work was asked to stop, and waited for.
     """
-    folder = (RUNS / run_id).resolve()
-    with _locked(folder, run_id):
-        request = _remember(folder / REQUEST, request, run_id)
-        profile = find_profile(request.profile)
-        console.print(f"[bold]run {run_id}[/bold]  profile {request.profile}  {_shown(folder)}")
+    folder = (RUNS / request.run_id).resolve()
+    profile, settings = _resolve(folder, request)  # before anything is written or started
+    with sole_run(folder), _terminated_as_interrupted():
+        _say_changes(folder, settings, console)
+        console.print(f"[bold]run {request.run_id}[/bold]  profile {profile.name}  {shown(folder)}", highlight=False)
         with embedded_services(SERVICES.resolve()) as environment:
-            if environment:
-                console.print(f"MLflow {_mlflow_uri(environment)}   S3 {_s3_endpoint(environment)}")
-            os.environ.update(environment)
-            # Tokenizers fork-warn, and hub look-ups of a model that is on disk only cost time.
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-            root = ARTIFACT_ROOT if "AWS_ENDPOINT_URL_S3" in environment else "auto"
-            _execute(folder, run_id, profile, {"artifact_root": root} | request.parameters, request.settings, console)
-            _show_result(folder, run_id, console)
+            if "AWS_ENDPOINT_URL_S3" in environment and not settings.run.artifact_root:
+                settings = resolve_settings(settings.model_dump(mode="json"), {"run.artifact_root": ARTIFACT_ROOT})
+            values = settings.model_dump(mode="json")
+            write_json(folder / REQUEST, {"profile": profile.name, "settings": values})
+            _run_pipeline(folder, _step_environment(folder, environment), console)
+            _show_result(folder, settings, {**os.environ, **environment}, console)
     return folder
 
 
-def _execute(
-    folder: Path, run_id: str, profile: Any, parameters: dict[str, str], settings: dict[str, Any], console: Console
-) -> None:
-    import warnings
-
-    warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
-    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")  # "non-Python base image": it is ours
-    from kfp import local
-
-    from pipelines.train import train
-
-    progress = folder / PROGRESS
-    progress.unlink(missing_ok=True)
-    os.environ[PROGRESS_FILE] = str(progress)
-    os.environ[PARENT_PID] = str(os.getpid())
-    # KFP starts `python3`: it has to be the one that callforge is installed in.
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    with (folder / LOG).open("a", encoding="utf-8") as log, _Terminal(console, progress, log) as terminal:
-        with redirect_stdout(terminal):  # type: ignore[type-var]
-            local.init(
-                runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), enable_caching=False
-            )
-            try:
-                train(profile)(
-                    run_id=run_id, run_folder=str(folder), settings=json.dumps(settings, sort_keys=True), **parameters
-                )
-            except RuntimeError:
-                raise _failure(folder, run_id) from None
-
-
-def _failure(folder: Path, run_id: str) -> CallforgeError:
-    """KFP says only that a task failed; the stage left its reason."""
-    for stage in STAGES:
-        with suppress(FileNotFoundError, ValueError):
-            error = json.loads((folder / stage / ERROR).read_text("utf-8"))
-            return StageFailedError(f"{stage}: {error['message']}", int(error["exit_code"]))
-    return WorkError(
-        f"a stage ended without saying why (killed, or a defect); the end of {_shown(folder / LOG)} has its last "
-        f"words. `callforge run --run-id {run_id}` goes on where it stopped"
-    )
-
-
-class _Terminal:
-    """Standard output of KFP and its stages: all of it into the log, the stages' lines and a bar onto the console."""
-
-    def __init__(self, console: Console, progress: Path, log: TextIO) -> None:
-        self.console, self.progress, self.log = console, progress, log
-        self._line = ""
-        self._bars: dict[tuple[str, int], Any] = {}
-        self._ended = threading.Event()
-        self._view = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-
-    def __enter__(self) -> _Terminal:
-        self._view.start()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-        self._view.stop()
-
-    def write(self, text: str) -> int:
-        """File protocol: called with whole lines and pieces of them."""
-        self.log.write(text)
-        *lines, self._line = (self._line + text).split("\n")
-        for line in lines:
-            if _STAGE_LINE.match(line):
-                self.console.print(line.strip(), markup=False, highlight=False)
-        return len(text)
-
-    def flush(self) -> None:
-        """File protocol."""
-        self.log.flush()
-
-    def isatty(self) -> bool:
-        """File protocol: a log is no terminal."""
-        return False
-
-    def _follow(self) -> None:
-        told: dict[tuple[str, int], float] = {}
-        position = 0
-        while not self._ended.wait(0.3):
-            with suppress(FileNotFoundError), self.progress.open("rb") as file:
-                file.seek(position)
-                chunk = file.read()
-                whole = chunk[: chunk.rfind(b"\n") + 1]
-                position += len(whole)
-                for line in whole.splitlines():
-                    self._show(json.loads(line), told)
-
-    def _show(self, state: dict[str, Any], told: dict[tuple[str, int], float]) -> None:
-        key = (state["label"], state["pid"])
-        rate = f"{state['rate']:.3g} {state['unit']}/s"
-        if self.console.is_terminal:
-            if key not in self._bars:
-                self._bars[key] = self._view.add_task(state["label"], total=state["total"], rate=rate)
-            self._view.update(self._bars[key], completed=state["done"], total=state["total"], rate=rate)
-            if state["finished"]:
-                self._view.remove_task(self._bars.pop(key))
-        elif time.monotonic() - told.get(key, 0.0) > 10 and state["elapsed_s"] > 2:
-            told[key] = time.monotonic()
-            total = f"/{state['total']:g}" if state["total"] else ""
-            left = f", {state['remaining_s']:.0f} s left" if state["remaining_s"] is not None else ""
-            self.console.print(f"{state['label']} {state['done']:g}{total} {state['unit']}{left}", highlight=False)
-
-
-def _show_result(folder: Path, run_id: str, console: Console) -> None:
-    from components.bfcl_eval.scores import summary_table
-
-    columns, rows = summary_table(folder / "bfcl_eval")
-    table = Table(title=f"BFCL accuracy, run {run_id}", title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    registration = json.loads((folder / "model_registration" / "registration.json").read_text("utf-8"))
-    if registration["version"]:
-        console.print(
-            f"registered  {registration['model_name']} version {registration['version']}, "
-            f"alias {registration['alias']}"
-        )
-    console.print(f"weights     {registration['source']}", soft_wrap=True)
-    if os.environ.get("MLFLOW_TRACKING_URI"):
-        console.print(f"MLflow      {_mlflow_uri(os.environ)}", soft_wrap=True)
-    console.print(f"report      {_shown(folder / 'bfcl_eval' / 'report.html')}", soft_wrap=True)
-    console.print(f"look again  callforge ui   (MLflow and S3 of {HOME}, until Ctrl-C)", soft_wrap=True)
-
-
-def _remember(path: Path, request: Request | None, run_id: str) -> Request:
-    if request is None:
-        try:
-            return Request(**json.loads(path.read_text("utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            raise InputError(f"run {run_id}: nothing is remembered in {_shown(path.parent)}; name its settings") from None
-    write_json(
-        path, {"profile": request.profile, "parameters": request.parameters, "settings": request.settings}
-    )
-    return request
-
-
-@contextmanager
-def _locked(folder: Path, run_id: str) -> Iterator[None]:
-    """One process at a time works in a run directory; SIGTERM ends it as Ctrl-C does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"run {run_id}: another process is at it ({_shown(folder)}); wait, or end that one") from None
-        before = signal.signal(signal.SIGTERM, _interrupt)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
+    """A path as short as it can be given."""
     with suppress(ValueError):
         return str(path.relative_to(Path.cwd()))
     return str(path)
 
 
-def _mlflow_uri(environment: Any) -> str:
-    from components.services.tracking import server_name
+def _resolve(folder: Path, request: Request) -> tuple[Profile, Settings]:
+    """Profile and settings: of the profile when one is named, else those remembered; single settings on top."""
+    remembered = _remembered(folder)
+    name = request.profile or remembered.get("profile", DEFAULT_PROFILE)
+    profile = find_profile(name)
+    base = profile.settings if request.profile else remembered.get("settings", profile.settings)
+    settings = resolve_settings(base, request.settings, {"run.run_id": request.run_id})
+    if any(step.gpus for step in profile.resources.values()) and not any(Path("/dev").glob("nvidia[0-9]*")):
+        raise InputError(f"profile {name}: it wants a GPU and this machine has none; --profile demo wants none")
+    return profile, settings
 
-    return server_name(environment.get("MLFLOW_TRACKING_URI", ""))
+
+def _remembered(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / REQUEST).read_text("utf-8")))
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{folder / REQUEST}: cannot be read ({error}); name another run id") from None
 
 
-def _s3_endpoint(environment: Any) -> str:
-    return str(environment.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL_S3", "AWS")))
+def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
+    """A run that goes on with other settings redoes the stages they concern, and those after."""
+    remembered = _remembered(folder).get("settings")
+    if remembered is None:
+        return
+    before, now = (dict(_flat(values)) for values in (remembered, settings.model_dump(mode="json")))
+    changed = [name for name in now if name in before and before[name] != now[name] and name != "run.artifact_root"]
+    for name in changed:
+        console.print(f"{name} was {before[name]}, is {now[name]}", highlight=False, markup=False)
+    concerned = [stage for stage in STAGES if any(name.startswith(f"{stage}.") for name in changed)]
+    if concerned:
+        console.print(f"so {concerned[0]} and what follows from it is done again", highlight=False)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _step_environment(folder: Path, services: Mapping[str, str]) -> dict[str, str]:
+    """What the pipeline and its steps see: the services, the run directory, and this very Python first."""
+    ours = {RUN_FOLDER: str(folder), PROGRESS_FILE: str(folder / PROGRESS), "PYTHONUNBUFFERED": "1"}
+    # Two torch processes never run at once here; forked tokenizers would warn, KFP's start-up look-ups cost seconds.
+    quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "passive"}
+    paths = {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),
+    }
+    return {**quiet, **os.environ, **services, **ours, **paths}
+
+
+def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -> None:
+    (folder / PROGRESS).unlink(missing_ok=True)
+    for stage in STAGES:  # an error of an earlier attempt is not one of this
+        (folder / stage / ERROR).unlink(missing_ok=True)
+    with (folder / LOG).open("a", encoding="utf-8") as log:
+        begin = log.tell()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.local_pipeline", str(folder)],
+            env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            start_new_session=True,  # Ctrl-C is ours to handle: the stage at work is asked, not hit
+        )  # fmt: skip
+    try:
+        with Terminal(console, folder / LOG, begin, folder / PROGRESS) as terminal:
+            process.wait()
+        if process.returncode:
+            raise _failure(folder, terminal)
+    except KeyboardInterrupt:
+        _stop(process, console)
+        raise
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _stop(process: subprocess.Popen[bytes], console: Console) -> None:
+    """Ask the stage at work to stop: it may write a checkpoint first."""
+    console.print(f"stopping (at most {STOP_SECONDS:.0f} s; Ctrl-C again stops at once)", highlight=False)
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired, KeyboardInterrupt):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(STOP_SECONDS)
+
+
+def _failure(folder: Path, terminal: Terminal) -> CallforgeError:
+    """KFP says only that a task failed; the stage left its reason."""
+    for stage in STAGES:
+        with suppress(FileNotFoundError, ValueError):
+            error = json.loads((folder / stage / ERROR).read_text("utf-8"))
+            return StageFailedError(f"{stage}: {error['message']}", int(error["exit_code"]))
+    stage = terminal.stage or "the pipeline"
+    return WorkError(
+        f"{stage}: it ended without saying why: killed (out of memory?), or a defect of callforge; its last words: "
+        f"{terminal.last_line or 'none'}; all of them are in {shown(folder / LOG)}"
+    )
+
+
+def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str], console: Console) -> None:
+    from components.bfcl_eval.scores import summary_table
+
+    columns, rows = summary_table(folder / "bfcl_eval")
+    table = Table(title=f"BFCL accuracy, run {settings.run.run_id}", title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < 2 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    for name, text in _places(folder, settings, environment):
+        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Where the results are, by what they are."""
+    registration = json.loads((folder / "model_registration" / "registration.json").read_text("utf-8"))
+    if registration["version"]:
+        yield (
+            "registered",
+            f"{registration['model_name']} version {registration['version']}, alias {registration['alias']}",
+        )
+    yield "weights", registration["source"]
+    if settings.run.artifact_root:
+        yield "artifacts", f"{settings.run.artifact_root}/{settings.run.run_id}/"
+    if uri := environment.get("MLFLOW_TRACKING_URI", ""):
+        yield "MLflow", _mlflow_page(uri, settings.run)
+    yield "reports", ", ".join(shown(page) for stage in STAGES if (page := folder / stage / "report.html").exists())
+    if environment.get("MLFLOW_TRACKING_URI") != os.environ.get("MLFLOW_TRACKING_URI"):
+        yield "look at it", "callforge ui (starts this MLflow and S3 again, until Ctrl-C)"
+
+
+def _mlflow_page(uri: str, run: RunSettings) -> str:
+    """Address of the run's page, of its curves; the server's alone when it cannot be asked any more."""
+    from components.services.tracking import find_run, page, server_name
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    try:
+        experiment_id, run_id = find_run(run)
+        return page(f"experiments/{experiment_id}/runs/{run_id}/model-metrics")
+    except CallforgeError:
+        return server_name(uri)
+    finally:
+        if before is None:
+            del os.environ["MLFLOW_TRACKING_URI"]
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does."""
+
+    def interrupt(_signal: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

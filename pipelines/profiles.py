@@ -149,6 +149,7 @@ PROFILES: dict[str, Callable[[], Profile]] = {
     "paper": paper,
 }
 CLUSTER_PROFILES = ("gpu", "gpu8", "paper")
+DEFAULT_CLUSTER_PROFILE = "gpu"
 
 
 def find_profile(name: str) -> Profile:
@@ -169,6 +170,7 @@ def _resources(*, gpus: int, cpu: str, memory: str, shared_memory: str) -> dict[
     many = Resources(cpu=cpu, memory=memory, gpus=gpus, shared_memory=shared_memory)
     return {
         "preflight": short,
+        "promotion": short,
         "data_refine": short,
         "sft_warmup": one_gpu,
         "egpo_rl": many,

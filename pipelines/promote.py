@@ -1,4 +1,4 @@
-"""The promotion pipeline: one step that moves an alias through the gate, for people who promote from the Kubeflow UI."""
+"""The promotion pipeline: one step that moves an alias through the gate, for people at the Kubeflow UI."""
 
 from typing import Any
 

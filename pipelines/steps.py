@@ -9,7 +9,7 @@ from pipelines.profiles import Profile
 # Objects of manifests/base, in the namespace of the run.
 CONFIG_MAP = "callforge"
 CONFIG_KEYS = ("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI")
-SECRET = "callforge-credentials"
+SECRET = "callforge-credentials"  # noqa: S105  # the name of an object
 SECRET_KEYS = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",

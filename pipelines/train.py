@@ -35,7 +35,6 @@ def train(profile: Profile) -> Any:
         artifact_root: str = "auto",
         run_id: str = "auto",
         settings: str = "{}",
-        run_folder: str = "",
     ) -> None:
         """Refine records, warm the model up, train it by EGPO, evaluate it on BFCL, register it in MLflow.
 
@@ -50,9 +49,8 @@ def train(profile: Profile) -> Any:
             artifact_root: s3://bucket/prefix for outputs, checkpoints and the merged model; `auto` keeps the profile's.
             run_id: Names the run in S3 and MLflow. The same id goes on where an earlier run stopped; `auto` takes the
                 id of the Kubeflow run.
-            settings: Further settings as JSON, e.g. {"egpo_rl.steps": 50, "egpo_rl.algorithm": "grpo"}; docs/settings.md
-                lists them all.
-            run_folder: Leave empty on a cluster. A local run gives its run directory here.
+            settings: Further settings as JSON, e.g. {"egpo_rl.steps": 50, "egpo_rl.algorithm": "grpo"};
+                docs/settings.md lists them all.
         """
         checked = preflight(
             profile=baked,
@@ -64,7 +62,6 @@ def train(profile: Profile) -> Any:
             artifact_root=artifact_root,
             run_id=run_id,
             settings=settings,
-            run_folder=run_folder,
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         )
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
@@ -72,7 +69,7 @@ def train(profile: Profile) -> Any:
 
         def step(component: Any, **inputs: Any) -> Any:
             stage = component.name.replace("-", "_")
-            shared = {"run": checked.outputs["run"], "settings": checked.outputs[stage], "run_folder": run_folder}
+            shared = {"run": checked.outputs["run"], "settings": checked.outputs[stage]}
             return prepare_step(component(**shared, **inputs), stage, profile)
 
         refined = step(data_refine).outputs["refined"]

@@ -9,7 +9,6 @@ from components import images
 def bfcl_eval(
     run: str,
     settings: str,
-    run_folder: str,
     sft_warmup: dsl.Input[dsl.Model],
     egpo_rl: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
@@ -21,26 +20,15 @@ def bfcl_eval(
     Args:
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
-        run_folder: run directory of a local run; empty on a cluster.
-        sft_warmup: folder of the stage it comes from.
-        egpo_rl: folder of the stage it comes from.
+        sft_warmup: folder of the earlier stage that it comes from.
+        egpo_rl: folder of the earlier stage that it comes from.
         evaluation: the stage folder.
         report: what happened, as a page.
         metrics: final metrics.
     """
+    from components.bfcl_eval.evaluate import run as run_stage
     from components.services.stage import run_component
     from components.settings import BfclEvalSettings
-    from components.bfcl_eval.evaluate import run as run_stage
 
-    run_component(
-        "bfcl_eval",
-        run_stage,
-        BfclEvalSettings,
-        settings,
-        run,
-        {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl},
-        run_folder,
-        evaluation,
-        report,
-        metrics,
-    )
+    inputs = {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
+    run_component("bfcl_eval", run_stage, BfclEvalSettings, settings, run, inputs, evaluation, report, metrics)

@@ -9,7 +9,6 @@ from components import images
 def data_refine(
     run: str,
     settings: str,
-    run_folder: str,
     refined: dsl.Output[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
@@ -19,13 +18,17 @@ def data_refine(
     Args:
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
-        run_folder: run directory of a local run; empty on a cluster.
         refined: the stage folder.
         report: what happened, as a page.
         metrics: final metrics.
     """
+    import json
+    from pathlib import Path
+
+    from components.data_refine.refine import run as run_stage
     from components.services.stage import run_component
     from components.settings import DataRefineSettings
-    from components.data_refine.refine import run as run_stage
 
-    run_component("data_refine", run_stage, DataRefineSettings, settings, run, {}, run_folder, refined, report, metrics)
+    data = Path(json.loads(settings)["data"])
+    inputs = {"data": data} if data.is_file() else {}  # other bytes in the same file are other work
+    run_component("data_refine", run_stage, DataRefineSettings, settings, run, inputs, refined, report, metrics)

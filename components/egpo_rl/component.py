@@ -9,7 +9,6 @@ from components import images
 def egpo_rl(
     run: str,
     settings: str,
-    run_folder: str,
     records: dsl.Input[dsl.Dataset],
     model: dsl.Input[dsl.Model],
     trained: dsl.Output[dsl.Model],
@@ -21,26 +20,15 @@ def egpo_rl(
     Args:
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
-        run_folder: run directory of a local run; empty on a cluster.
-        records: folder of the stage it comes from.
-        model: folder of the stage it comes from.
+        records: folder of the earlier stage that it comes from.
+        model: folder of the earlier stage that it comes from.
         trained: the stage folder.
         report: what happened, as a page.
         metrics: final metrics.
     """
+    from components.egpo_rl.train import run as run_stage
     from components.services.stage import run_component
     from components.settings import EgpoRlSettings
-    from components.egpo_rl.train import run as run_stage
 
-    run_component(
-        "egpo_rl",
-        run_stage,
-        EgpoRlSettings,
-        settings,
-        run,
-        {"records": records, "model": model},
-        run_folder,
-        trained,
-        report,
-        metrics,
-    )
+    inputs = {"records": records, "model": model}
+    run_component("egpo_rl", run_stage, EgpoRlSettings, settings, run, inputs, trained, report, metrics)

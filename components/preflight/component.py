@@ -18,7 +18,6 @@ def preflight(
     artifact_root: str,
     run_id: str,
     settings: str,
-    run_folder: str,
     job_id: str,
 ) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form alone
     "Resolved",
@@ -43,10 +42,9 @@ def preflight(
         artifact_root: likewise.
         run_id: likewise; "auto" is made from job_id.
         settings: JSON of further settings, e.g. {"egpo_rl.steps": 50}.
-        run_folder: run directory of a local run; empty on a cluster.
         job_id: the pipeline job's id.
     """
-    from components.preflight.checks import run_step
+    from components.preflight.checks import run as check
 
     parameters = {
         "data_refine.data": data,
@@ -57,4 +55,12 @@ def preflight(
         "run.artifact_root": artifact_root,
         "run.run_id": run_id if run_id != "auto" else job_id,
     }
-    return run_step(profile, parameters, settings, run_folder)
+    sections = check(profile, parameters, settings)
+    return (
+        sections["run"],
+        sections["data_refine"],
+        sections["sft_warmup"],
+        sections["egpo_rl"],
+        sections["bfcl_eval"],
+        sections["model_registration"],
+    )

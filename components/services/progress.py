@@ -178,7 +178,7 @@ class _BarView:
         with shared.lock:
             if self.task is None:
                 self._open(state)
-            shared.display.update(self.task, completed=state.done, note=_numbers(state))
+            shared.display.update(self.task, completed=state.done, note=numbers_of(state))
             if state.finished:
                 shared.open_bars -= 1
                 if shared.open_bars == 0:
@@ -200,10 +200,11 @@ class _BarView:
 
 def line_of(state: State) -> str:
     """`label 120/400 records (30 %), 12.3 records/s, 0:23 left`."""
-    return f"{state.label} {_numbers(state)}"
+    return f"{state.label} {numbers_of(state)}"
 
 
-def _numbers(state: State) -> str:
+def numbers_of(state: State) -> str:
+    """`120/400 records (30 %), 12.3 records/s, 0:23 left`."""
     scale, unit = (1e6, "MB") if state.unit == "bytes" else (1, state.unit)
     done = _number(state.done / scale)
     if state.total:

@@ -8,11 +8,7 @@ of this module's business.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +16,12 @@ from typing import Any, TypeVar
 
 from components.services.errors import CallforgeError, InputError
 from components.services.files import sha256_of_file, sha256_of_json, write_json
+from components.services.local_run import announce, join_run, run_folder
 from components.services.storage import upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
 from components.settings import RunSettings, Section, read_section
 
 CONFIG, METRICS, MANIFEST, ERROR = "config.json", "metrics.jsonl", "manifest.json", "error.json"
-PARENT_PID = "CALLFORGE_PARENT_PID"  # a local run's own process: its stages end with it, however it ends
 CHECKPOINTS = "checkpoints"  # state to go on from, not an output: neither in the manifest nor uploaded
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 
@@ -87,6 +83,7 @@ def execute_stage(
     Raises:
         CallforgeError: as the stage raised it; `error.json` then holds its text and exit code.
     """
+    announce(stage, "started")
     config_value = {
         "stage": stage,
         "settings": config.model_dump(mode="json"),
@@ -94,7 +91,8 @@ def execute_stage(
     }
     manifest = verified_manifest(folder, config_value)
     if manifest is not None:
-        print(f"{stage}: done already, manifest verified", flush=True)
+        print(f"done already, manifest verified: {stage}", flush=True)
+        announce(stage, "skipped")
         return dict(manifest["metrics"])
     if folder.exists() and _read_json(folder / CONFIG) != config_value:
         shutil.rmtree(folder)
@@ -110,7 +108,7 @@ def execute_stage(
                 tracker.log_artifact(page, stage)
             # The manifest takes its name here, and its place in S3, when everything it names is there.
             manifest_path = folder / f".{MANIFEST}"
-            write_json(manifest_path, {"stage": stage, "files": _file_table(folder), "metrics": metrics})
+            write_json(manifest_path, {"stage": stage, "files": file_table(folder), "metrics": metrics})
             if run.artifact_root:
                 uri = f"{run.artifact_root.rstrip('/')}/{run.run_id}/{stage}"
                 upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
@@ -119,6 +117,7 @@ def execute_stage(
         write_json(folder / ERROR, {"stage": stage, "message": str(error), "exit_code": error.exit_code})
         raise
     manifest_path.replace(folder / MANIFEST)
+    announce(stage, "done")
     return metrics
 
 
@@ -127,7 +126,7 @@ def verified_manifest(folder: Path, config_value: Mapping[str, Any] | None = Non
     manifest = _read_json(folder / MANIFEST)
     if manifest is None or (config_value is not None and _read_json(folder / CONFIG) != config_value):
         return None
-    return manifest if manifest["files"] == _file_table(folder) else None
+    return manifest if manifest["files"] == file_table(folder) else None
 
 
 def content_digest(path: Path) -> str:
@@ -136,10 +135,11 @@ def content_digest(path: Path) -> str:
         raise InputError(f"input {path}: there is no such file or folder")
     if path.is_file():
         return sha256_of_file(path)
-    return sha256_of_json((_read_json(path / MANIFEST) or {}).get("files") or _file_table(path))
+    return sha256_of_json((_read_json(path / MANIFEST) or {}).get("files") or file_table(path))
 
 
-def _file_table(folder: Path) -> dict[str, dict[str, Any]]:
+def file_table(folder: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every output of a stage folder, by relative path: what a manifest holds."""
     return {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
         for path in sorted(folder.rglob("*"))
@@ -164,7 +164,6 @@ def run_component(
     settings: str,
     run: str,
     inputs: Mapping[str, Any],
-    run_folder: str,
     output: Any,
     report: Any = None,
     metrics: Any = None,
@@ -173,29 +172,29 @@ def run_component(
 
     Args:
         settings: JSON of the stage's section; `run`: JSON of RunSettings.
-        inputs: KFP input artifacts by name, each the folder of an earlier stage.
-        run_folder: local run directory, or "" on a cluster, where the output artifact's own path is the folder.
-        output: KFP output artifact that stands for the stage folder.
+        inputs: KFP input artifacts by name, each the folder of an earlier stage; or paths.
+        output: KFP output artifact that stands for the stage folder; in a local run that is in the run directory.
         report, metrics: KFP HTML and Metrics artifacts, filled when given.
 
     Raises:
         SystemExit: with the error's exit code, after printing its paragraph; never a traceback for a CallforgeError.
     """
-    _end_with_parent()
+    join_run()
     try:
-        if run_folder:
-            output.uri = str(Path(run_folder) / stage)
+        if (run_directory := run_folder()) is not None:
+            output.uri = str(run_directory / stage)
         folder = Path(output.path)
         result = execute_stage(
             stage,
             function,
             read_section(section, json.loads(settings), stage),
-            {name: Path(artifact.path) for name, artifact in inputs.items()},
+            {name: Path(getattr(item, "path", item)) for name, item in inputs.items()},
             folder,
             read_section(RunSettings, json.loads(run), "run"),
         )
     except CallforgeError as error:
-        print(f"{stage}: {error}", flush=True)
+        announce(stage, "failed")
+        print(f"error in {stage}: {error}", flush=True)
         raise SystemExit(error.exit_code) from None
     if metrics is not None:
         for name, value in result.items():
@@ -204,26 +203,3 @@ def run_component(
     if report is not None and page.exists():
         Path(report.path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(page, report.path)
-
-
-def _end_with_parent() -> None:
-    """A killed local run must not leave its stage at work: two of them would write into one folder."""
-    parent = int(os.environ.get(PARENT_PID, "0"))
-
-    def watch() -> None:
-        while _alive(parent):
-            time.sleep(0.5)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    if parent:
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -217,6 +217,24 @@ def open_tracker(run: RunSettings, stage: str) -> Iterator[Tracker]:
         tracker.close()
 
 
+def find_run(run: RunSettings) -> tuple[str, str]:
+    """Ids of the experiment and of the MLflow run that the stages of `run` log to.
+
+    Raises:
+        InputError: the server does not answer, or has no such run.
+    """
+    client = mlflow_client()
+    try:
+        experiment_id = _experiment(client, run.experiment)
+        return experiment_id, _runs_of(client, experiment_id, run.run_id)[0]
+    except IndexError:
+        raise InputError(f"run.run_id: {server_name()} has no run {run.run_id} in {run.experiment}") from None
+    except CallforgeError:
+        raise
+    except Exception as error:
+        raise refusal(error) from error
+
+
 def mlflow_client() -> Any:
     """An MLflow client for MLFLOW_TRACKING_URI, after a look whether the server answers.
 

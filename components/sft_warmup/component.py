@@ -9,7 +9,6 @@ from components import images
 def sft_warmup(
     run: str,
     settings: str,
-    run_folder: str,
     records: dsl.Input[dsl.Dataset],
     warmed_up: dsl.Output[dsl.Model],
     report: dsl.Output[dsl.HTML],
@@ -20,8 +19,7 @@ def sft_warmup(
     Args:
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
-        run_folder: run directory of a local run; empty on a cluster.
-        records: folder of the stage it comes from.
+        records: folder of the earlier stage that it comes from.
         warmed_up: the stage folder.
         report: what happened, as a page.
         metrics: final metrics.
@@ -30,6 +28,5 @@ def sft_warmup(
     from components.settings import SftWarmupSettings
     from components.sft_warmup.warmup import run as run_stage
 
-    run_component(
-        "sft_warmup", run_stage, SftWarmupSettings, settings, run, {"records": records}, run_folder, warmed_up, report, metrics
-    )
+    inputs = {"records": records}
+    run_component("sft_warmup", run_stage, SftWarmupSettings, settings, run, inputs, warmed_up, report, metrics)

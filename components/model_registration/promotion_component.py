@@ -1,0 +1,31 @@
+"""The KFP step that promotes a registered version through the gate. Everything heavy is imported inside."""
+
+from kfp import dsl
+
+from components import images
+
+
+@dsl.component(base_image=images.LIGHT, install_kfp_package=False)
+def promote_version(model_name: str, version: str, alias: str, decision: dsl.Output[dsl.Markdown]):
+    """Give a registered version the alias, when it is no worse than the champion.
+
+    Args:
+        model_name: registered model.
+        version: its number, or an alias such as candidate.
+        alias: challenger or champion.
+        decision: what the gate said, and what was done.
+    """
+    from pathlib import Path
+
+    from components.model_registration.promotion import promote
+    from components.services.errors import CallforgeError, InputError
+
+    try:
+        if alias not in ("challenger", "champion"):
+            raise InputError(f"alias: challenger or champion is wanted, not {alias!r}")
+        lines = promote(model_name, version, alias)
+    except CallforgeError as error:
+        print(f"promote: {error}", flush=True)
+        raise SystemExit(error.exit_code) from None
+    print("\n".join(lines), flush=True)
+    Path(decision.path).write_text("".join(f"- {line}\n" for line in lines))

@@ -1,0 +1,93 @@
+"""What a step does differently when `callforge run` started it: it works in the run directory, tells the terminal
+when it begins and ends, and dies with the process that started it, however that one dies. On a cluster: nothing.
+
+Two locks in the run directory: `.lock` is held by `callforge run`, so whoever gets it knows that it is gone; `.steps`
+is shared by KFP's local runner and the steps, so whoever gets it alone knows that nobody works there any more. The
+kernel gives both back when a process dies.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from components.services.errors import InputError
+from components.services.progress import PROGRESS_FILE
+
+RUN_FOLDER = "CALLFORGE_RUN_FOLDER"
+LOCK, STEPS = ".lock", ".steps"
+DEATH_SECONDS = 15.0  # a killed run's steps are gone in milliseconds; a loaded machine takes longer
+_held: list[IO[str]] = []  # kept open as long as the process lives
+
+
+def run_folder() -> Path | None:
+    """The run directory when `callforge run` started this process."""
+    named = os.environ.get(RUN_FOLDER)
+    return Path(named) if named else None
+
+
+def join_run() -> None:
+    """Take part in the run, if there is one: hold `.steps`, and die when `.lock` comes free."""
+    folder = run_folder()
+    if folder is None or _held:
+        return
+    steps = (folder / STEPS).open("w")
+    fcntl.flock(steps, fcntl.LOCK_SH)
+    _held.append(steps)
+    lock = (folder / LOCK).open("r")
+
+    def watch() -> None:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # blocks until `callforge run` is gone
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="die with the run", daemon=True).start()
+
+
+@contextmanager
+def sole_run(folder: Path) -> Iterator[None]:
+    """Hold the run directory alone: no other `callforge run`, and no step that a killed one left behind.
+
+    Raises:
+        InputError: another process is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as lock, (folder / STEPS).open("w") as steps:
+        _take(lock, folder)
+        fcntl.flock(lock, fcntl.LOCK_UN)  # lets orphans see that their run is gone
+        deadline = time.monotonic() + DEATH_SECONDS
+        while True:
+            try:
+                fcntl.flock(steps, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"run {folder.name}: a step of a killed run still works in {folder}; end it first"
+                    ) from None
+                time.sleep(0.05)
+        _take(lock, folder)
+        fcntl.flock(steps, fcntl.LOCK_UN)
+        yield
+
+
+def _take(lock: IO[str], folder: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise InputError(f"run {folder.name}: another process is at it in {folder}; wait for it, or end it") from None
+
+
+def announce(stage: str, event: str) -> None:
+    """Tell the process that draws: `started`, `skipped`, `done` or `failed`."""
+    path = os.environ.get(PROGRESS_FILE)
+    if path:
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, "event": event, "time": time.time()}) + "\n")

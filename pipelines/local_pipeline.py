@@ -1,0 +1,41 @@
+"""`python -m pipelines.local_pipeline RUN_FOLDER`: the pipeline `train` under kfp.local, as run.json asks for it.
+
+A process of its own because KFP's local runner owns standard output, the root logger and `print`. Started by
+pipelines/local.py, never by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import warnings
+from pathlib import Path
+
+from components.services.local_run import join_run
+from pipelines.profiles import find_profile
+
+
+def main(folder: Path) -> int:
+    """Run it; 1 when a step failed. The step's own error.json has the reason."""
+    join_run()
+    signal.signal(signal.SIGTERM, lambda number, frame: None)  # meant for the step: wait for its end
+    warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")  # "non-Python base image": it is ours
+    from kfp import local
+
+    from pipelines.train import train
+
+    request = json.loads((folder / "run.json").read_text("utf-8"))
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), enable_caching=False)
+    pipeline = train(find_profile(request["profile"]))
+    try:
+        pipeline(run_id=folder.name, settings=json.dumps(request["settings"], sort_keys=True))
+    except RuntimeError as error:
+        print(error, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
