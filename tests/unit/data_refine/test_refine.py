@@ -184,6 +184,17 @@ def test_arguments_in_another_order_are_the_same_answer(tmp_path: Path) -> None:
     assert Refined(tmp_path, [record(0), record(0, id="b", answers=[turned])]).reasons() == {2: "duplicate"}
 
 
+def test_calls_in_another_order_are_the_same_answer(tmp_path: Path) -> None:
+    calls = [*answer(), {"name": "ping", "arguments": {}}]
+    lines = [record(0, answers=calls), record(0, id="b", answers=calls[::-1])]
+    assert Refined(tmp_path, lines).reasons() == {2: "duplicate"}
+
+
+def test_a_contradicted_record_is_hard_once_and_leaves_its_id_free(tmp_path: Path) -> None:
+    lines = [record(0), record(0, answers=[]), record(1, id="r-0")]  # all of one id
+    assert Refined(tmp_path, lines).reasons() == {1: "conflict", 2: "conflict"}
+
+
 def test_a_rejected_record_makes_no_other_a_duplicate(tmp_path: Path) -> None:
     bad = record(0, answers=answer(pool=True))
     assert Refined(tmp_path, [bad, record(0)]).reasons() == {1: "unknown_argument"}
