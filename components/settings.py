@@ -143,6 +143,8 @@ class EgpoRlSettings(Section):
     """Leave out prompts that were solved by every rollout for a while, and look at them again later."""
     held_out: int = Field(default=32, ge=0)
     """Prompts set aside and answered greedily before and after training."""
+    processes: int = Field(default=0, ge=0)
+    """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
     sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
     """What generates the rollouts."""
     sampler_urls: tuple[str, ...] = ()

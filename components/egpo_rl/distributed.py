@@ -1,12 +1,17 @@
 """The processes of one run: replicas that split the prompts, and one all-reduce of the adapter's gradients.
 
-Started by torchrun, or alone. Each process holds the whole model; only the adapter's gradients travel (132 MB for
-Qwen3-4B at rank 16), in one flat buffer. Sharding a model over processes (fully_shard) is not done here.
+Started by torchrun, by `with_followers` (one process per GPU of this machine), or alone. Each process holds the whole
+model; only the adapter's gradients travel (132 MB for Qwen3-4B at rank 16), in one flat buffer. Sharding a model over
+processes (fully_shard) is not done here.
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +23,7 @@ import torch.distributed as dist
 from components.language_models.model_directory import default_device
 
 Item = TypeVar("Item")
+GRACE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,49 @@ class World:
         dist.all_reduce(flat)
         for item, total in zip(parameters, flat.split([grad.numel() for grad in grads]), strict=True):
             item.grad = total.view_as(item).clone()
+
+
+@contextmanager
+def with_followers(size: int, command: Sequence[str]) -> Iterator[None]:
+    """Make this process the leader of `size`: the others run `command`, and end when this one does, however it ends.
+
+    When one of them fails, this process is told to stop (SIGTERM), and ended where it cannot hear that.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    followers = [
+        # Its standard input closes when this process ends: the sign for it to end, too.
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        )
+        for rank in range(1, size)
+    ]
+    over = threading.Event()
+    threading.Thread(target=_watch, args=(followers, over), daemon=True).start()
+    os.environ.update(shared | {"RANK": "0", "LOCAL_RANK": "0"})
+    try:
+        yield
+    finally:
+        over.set()
+        for name in (*shared, "RANK", "LOCAL_RANK"):
+            del os.environ[name]
+        for follower in followers:
+            follower.kill()
+            follower.wait()
+
+
+def _watch(followers: Sequence[subprocess.Popen[bytes]], over: threading.Event) -> None:
+    while not over.wait(0.5):
+        for rank, follower in enumerate(followers, 1):
+            if follower.poll():
+                print(
+                    f"egpo_rl: process {rank} of {len(followers) + 1} ended with code {follower.returncode}", flush=True
+                )
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not over.wait(GRACE_SECONDS):  # waiting for the lost process inside a collective
+                    os._exit(1)
 
 
 @contextmanager

@@ -1,35 +1,27 @@
 """The EGPO stage: rollouts in groups, rewards, one shared-prefix pass, AdamW on the adapter; step after step.
 
-`run` puts the parts together and survives kills: what a step changes is committed at its end, and a checkpoint is
-what was committed last. Formulas are in algorithms.py, the pass in update.py, rewards in rewards.py, the words in
-step_log.py. Full fine-tuning and sharded models are not done here.
+`run` loads the policy and the prompts, hands them to loop.py and saves what came of it. Formulas are in algorithms.py,
+the pass in update.py, rewards in rewards.py, the words in step_log.py. Full fine-tuning and sharded models are not
+done here.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import random
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
-from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
-from components.egpo_rl.distributed import World, open_world
+import torch
+
+from components.egpo_rl.checkpoint import Checkpoints
+from components.egpo_rl.distributed import World, open_world, with_followers
 from components.egpo_rl.interruption import Interruption, StoppedError
-from components.egpo_rl.prompts import (
-    PassRates,
-    PromptOrder,
-    pass_rates_from_json,
-    pass_rates_to_json,
-    read_training_records,
-)
-from components.egpo_rl.report import SAMPLES, write_training_report
-from components.egpo_rl.rollouts import RolloutGroup, answer_held_out, sample_groups
-from components.egpo_rl.step_log import Explainer, GroupFacts, reward_metrics, step_line
-from components.egpo_rl.update import Learner, TrainingGroup, join_sums, make_batch
+from components.egpo_rl.loop import Training
+from components.egpo_rl.prompts import PromptOrder, read_training_records
+from components.egpo_rl.report import write_training_report
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import resolve_base_model
 from components.language_models.model_directory import (
@@ -40,33 +32,18 @@ from components.language_models.model_directory import (
     read_card,
     save_adapter,
 )
-from components.language_models.samplers import Sampler
-from components.language_models.shared_prefix import (
-    Group,
-    ScoreFunction,
-    check_sharing,
-    score_groups,
-    score_padded,
-    sharing_obstacle,
-)
-from components.language_models.tokens import thought_mask
 from components.services.errors import InputError, WorkError
 from components.services.files import sha256_of_json
-from components.services.progress import track
 from components.services.stage import Outputs, content_digest
 from components.settings import EgpoRlSettings
-
-SAMPLES_PER_STEP = 4
-BEFORE, AFTER = "held out, before", "held out, after"
-TABLE_ROWS = 400
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
     """Train the adapter of `inputs["model"]` on the records of `inputs["records"]`.
 
     Writes model/, samples.jsonl, pass_rates.json and report.html into the stage folder; goes on from the newest
-    checkpoint of the same settings and inputs, here or in S3. Under torchrun each process calls it alike, and only
-    the first one writes.
+    checkpoint of the same settings and inputs, here or in S3. On several GPUs it
+    starts a process for each; under torchrun each process calls it alike. Only the first one writes.
 
     Returns:
         Held-out reward before and after, and the mean reward of the last steps.
@@ -75,257 +52,66 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
         InputError: no usable record or model, or a prompt limit that leaves nothing.
         WorkError: training diverged, or the process was told to stop (SIGTERM) and has written a checkpoint.
     """
+    processes = config.processes or max(1, torch.cuda.device_count())
+    alone = processes == 1 or "WORLD_SIZE" in os.environ
+    try:
+        with (
+            Interruption() as interruption,
+            nullcontext() if alone else with_followers(processes, follower_command(config, inputs)),
+            open_world() as world,
+        ):
+            return _run(config, inputs, outputs, world, interruption)
+    except StoppedError:
+        raise WorkError("egpo_rl: told to stop (SIGTERM) before the first step; start the same run again") from None
+
+
+def follower_command(config: EgpoRlSettings, inputs: Mapping[str, Path]) -> list[str]:
+    """What starts another process of this run (follower.py)."""
+    values = {"settings": config.model_dump(mode="json"), "inputs": {name: str(path) for name, path in inputs.items()}}
+    return [sys.executable, "-m", "components.egpo_rl.follower", json.dumps(values)]
+
+
+def _run(
+    config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs, world: World, interruption: Interruption
+) -> dict[str, float]:
     records = read_training_records(inputs["records"])
-    with open_world() as world, Interruption() as interruption:
-        source = inputs["model"] / "model" if (inputs["model"] / "model").is_dir() else inputs["model"]
-        card = read_card(source)
-        loaded = load_base(resolve_base_model(card.base_model.reference), config.dtype, world.device)
-        loaded = load_adapter(loaded, source, trainable=True)
-        loaded.model.eval()  # no dropout anywhere; gradients flow all the same
-        say = print if world.leads else _silent
-        limit, why = _longest_prompt(config, loaded)
-        order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.retire_solved)
-        say(
-            f"egpo_rl: {len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over {limit} "
-            f"tokens are left out ({why})",
+    source = inputs["model"] / "model" if (inputs["model"] / "model").is_dir() else inputs["model"]
+    card = read_card(source)
+    loaded = load_base(resolve_base_model(card.base_model.reference), config.dtype, world.device)
+    loaded = load_adapter(loaded, source, trainable=True)
+    loaded.model.eval()  # no dropout anywhere; gradients flow all the same
+    limit, why = _longest_prompt(config, loaded)
+    order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.retire_solved)
+    if world.leads:
+        print(
+            f"egpo_rl: {len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over "
+            f"{limit} tokens are left out ({why})",
             flush=True,
         )
-        digests = {name: content_digest(path) for name, path in inputs.items()}
-        settings_hash = sha256_of_json({"settings": config.model_dump(mode="json"), "inputs": digests})
-        remote = ""
-        if outputs.run.artifact_root and world.leads:
-            remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
-        with Checkpoints(outputs.checkpoints, remote, config.keep_checkpoints) as checkpoints:
-            training = _Training(config, world, loaded, order, outputs, checkpoints, interruption, settings_hash)
-            before, after = training.run()
-        if world.leads:
-            parents = {"records": digests["records"], "model": digests["model"]}
-            save_adapter(
-                loaded.model,
-                outputs.folder / "model",
-                ModelCard(
-                    stage=outputs.stage,
-                    base_model=card.base_model,
-                    prompt_version=PROMPT_VERSION,
-                    parents=parents,
-                    config=config.model_dump(mode="json"),
-                ),
-            )
-            training.write_tables()
-            return write_training_report(outputs.folder, config, before, after)
-        return after
-
-
-@dataclass(frozen=True)
-class _Place:
-    """What a step starts from, besides the tensors."""
-
-    step: int = 0
-    cursor: int = 0
-    pass_rates: PassRates | None = None
-    bad_steps: int = 0
-
-
-class _Training:
-    """The loop. `place` is the last committed step; parameters and optimizer are at it whenever a signal may strike."""
-
-    def __init__(
-        self,
-        config: EgpoRlSettings,
-        world: World,
-        loaded: LoadedModel,
-        order: PromptOrder,
-        outputs: Outputs,
-        checkpoints: Checkpoints,
-        interruption: Interruption,
-        settings_hash: str,
-    ) -> None:
-        self.config, self.world, self.loaded, self.order = config, world, loaded, order
-        self.outputs, self.checkpoints, self.interruption = outputs, checkpoints, interruption
-        self.settings_hash = settings_hash
-        self.score, self.shares = _score_function(loaded.model, world)
-        self.learner = Learner(loaded.model, self.score, config, world)
-        self.sampler = _open_sampler(config, loaded)
-        self.explainer = Explainer(config.max_new_tokens)
-        self.place = _Place(pass_rates={})
-        self.before: dict[str, float] = {}
-
-    def run(self) -> tuple[dict[str, float], dict[str, float]]:
-        """All steps from the newest checkpoint on; held-out figures before and after."""
-        resumed = self._resume()
-        try:
-            if not resumed:
-                self.before = self._held_out(BEFORE, 0)
-                self._save()
-            steps = range(self.place.step, self.config.steps)
-            for step in track(steps, "egpo_rl", "steps", total=self.config.steps, done=self.place.step):
-                self._step(step)
-        except StoppedError:
-            with self.interruption.held():
-                self._save()
-            raise WorkError(
-                f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; a checkpoint is "
-                "written, start the same run again to go on"
-            ) from None
-        return self.before, self._held_out(AFTER, self.config.steps)
-
-    def _step(self, step: int) -> None:
-        started = time.perf_counter()
-        place, config = self.place, self.config
-        table = place.pass_rates or {}
-        groups, facts, cursor, metrics = self._sample(step, place.cursor, table)
-        counted, totals = _choose(facts, config.prompts_per_step)
-        if step == 0 and self.shares:
-            self._check_sharing(groups)
-        batch = make_batch(
-            [self._training_group(group) for group in groups if group.question.index in counted],
-            config,
-            self.world,
-            *totals,
+    digests = {name: content_digest(path) for name, path in inputs.items()}
+    settings_hash = sha256_of_json({"settings": config.model_dump(mode="json"), "inputs": digests})
+    remote = ""
+    if outputs.run.artifact_root and world.leads:
+        remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
+    with Checkpoints(outputs.checkpoints, remote, config.keep_checkpoints) as checkpoints:
+        training = Training(config, world, loaded, order, outputs, checkpoints, interruption, settings_hash)
+        before, after = training.run()
+    if world.leads:
+        parents = {"records": digests["records"], "model": digests["model"]}
+        save_adapter(
+            loaded.model,
+            outputs.folder / "model",
+            ModelCard(
+                stage=outputs.stage,
+                base_model=card.base_model,
+                prompt_version=PROMPT_VERSION,
+                parents=parents,
+                config=config.model_dump(mode="json"),
+            ),
         )
-        figures, sums = self.learner.learn(batch, step, self.interruption.hold)
-        # From here to the end of the step a signal waits.
-        metrics |= reward_metrics(facts) | figures | join_sums(self.world.gather([sums]))
-        metrics["prompts_too_long"] = len(self.order.too_long)
-        metrics["seconds"] = time.perf_counter() - started
-        bad = not math.isfinite(metrics["grad_norm"])
-        shares = [(fact.index, fact.solved_share) for fact in facts]
-        self.place = _Place(
-            step + 1, cursor, self.order.seen(table, place.cursor, shares), place.bad_steps + 1 if bad else 0
-        )
-        if self.world.leads:
-            self._tell(step + 1, metrics, facts, groups)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
-            self._save()
-        if self.place.bad_steps >= config.max_bad_steps:
-            raise WorkError(
-                f"egpo_rl: gradients were not finite in {self.place.bad_steps} steps in a row (last: step {step + 1}); "
-                "lower egpo_rl.learning_rate, or use egpo_rl.dtype=float32"
-            )
-        self.interruption.release()
-
-    def _sample(
-        self, step: int, cursor: int, table: PassRates
-    ) -> tuple[list[RolloutGroup], list[GroupFacts], int, dict[str, float]]:
-        """This process's groups, the facts of all, the new cursor, seconds. Dead groups are refilled if so wished."""
-        config = self.config
-        groups: list[RolloutGroup] = []
-        facts: list[GroupFacts] = []
-        seconds = {"seconds_sample": 0.0, "seconds_reward": 0.0}
-        for _ in range(1 + config.refill_rounds):
-            missing = config.prompts_per_step - sum(not fact.dead for fact in facts)
-            drawn, cursor = self.order.draw(missing, cursor, table, {fact.index for fact in facts})
-            if not drawn:
-                break
-            new, spent = sample_groups(self.sampler, self.loaded.tokenizer, self.world.share(drawn), config, step)
-            groups += new
-            facts += self.world.gather([GroupFacts.of(group) for group in new])
-            seconds = {name: seconds[name] + spent[name] for name in seconds}
-        return groups, facts, cursor, {"groups": float(len(facts)), **seconds}
-
-    def _training_group(self, group: RolloutGroup) -> TrainingGroup:
-        completions = [rollout.tokens for rollout in group.rollouts]
-        logps = None
-        if all(rollout.logprobs is not None for rollout in group.rollouts):
-            logps = [value for rollout in group.rollouts for value in rollout.logprobs or ()]
-        return TrainingGroup(
-            tokens=Group(group.question.ids, completions),
-            rewards=[reward.value for reward in group.rewards],
-            thought_masks=[thought_mask(self.loaded.tokenizer, completion) for completion in completions],
-            sampler_logp=logps,
-        )
-
-    def _check_sharing(self, groups: Sequence[RolloutGroup]) -> None:
-        """Two groups of two rollouts: enough to show a leak between groups, between rollouts, or a wrong position."""
-        some = [Group(g.question.ids, [rollout.tokens for rollout in g.rollouts[:2]]) for g in groups[:2]]
-        if some:
-            check_sharing(
-                self.loaded.model, some, self.config.temperature, token_budget=self.config.unique_tokens_per_pass
-            )
-
-    def _held_out(self, when: str, step: int) -> dict[str, float]:
-        """Greedy answers to the held-out questions: reward, and by kind."""
-        if not self.order.held_out:
-            return {}
-        label = f"egpo_rl {when}"
-        share = self.world.share(self.order.held_out)
-        answers = answer_held_out(self.sampler, self.loaded.tokenizer, share, self.config, label)
-        facts = self.world.gather([GroupFacts.of(answer) for answer in answers])
-        metrics = {
-            name.replace("reward", "held_out_reward"): value
-            for name, value in reward_metrics(facts).items()
-            if name.startswith("reward")
-        }
-        if self.world.leads:
-            print(
-                f"egpo_rl: {when} training: reward {metrics['held_out_reward']:.3f} ({len(facts)} prompts)", flush=True
-            )
-            self._append_samples([_sample_row(step, when, answer, 0) for answer in answers])
-        return metrics
-
-    def _tell(
-        self, step: int, metrics: dict[str, float], facts: Sequence[GroupFacts], groups: Sequence[RolloutGroup]
-    ) -> None:
-        print(step_line(step, self.config.steps, metrics), flush=True)
-        if explanation := self.explainer.explain(facts, metrics):
-            print(explanation, flush=True)
-        if not math.isfinite(metrics["grad_norm"]):
-            print(f"  the gradients are not finite: step skipped ({self.place.bad_steps} in a row)", flush=True)
-            metrics["skipped"] = 1.0
-        self.outputs.log(step, {name: value for name, value in metrics.items() if math.isfinite(value)})
-        self._append_samples([_sample_row(step, "training", *item) for item in _telling_samples(groups)])
-
-    def _append_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        with (self.outputs.folder / SAMPLES).open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-    def write_tables(self) -> None:
-        """samples.jsonl as a table for MLflow, and the pass rates by record id."""
-        with (self.outputs.folder / SAMPLES).open(
-            "a+", encoding="utf-8"
-        ) as file:  # there also when nothing was sampled
-            file.seek(0)
-            lines = file.read().splitlines()
-        self.outputs.tracker.log_table([json.loads(line) for line in lines[-TABLE_ROWS:]], "egpo_rl_samples")
-        rates = {
-            self.order.records[index].id: {"visits": rate.visits, "last": rate.last}
-            for index, rate in sorted((self.place.pass_rates or {}).items())
-        }
-        (self.outputs.folder / "pass_rates.json").write_text(json.dumps(rates, indent=0) + "\n", "utf-8")
-
-    def _save(self) -> None:
-        if not self.world.leads:
-            return
-        self.checkpoints.save(
-            State(
-                step=self.place.step,
-                settings_hash=self.settings_hash,
-                cursor=self.place.cursor,
-                pass_rates=pass_rates_to_json(self.place.pass_rates or {}),
-                too_long=sorted(self.order.too_long),
-                bad_steps=self.place.bad_steps,
-                before=self.before,
-                python_random=random.getstate(),
-                tensors=collect_tensors(self.learner.parameters, self.learner.optimizer),
-            )
-        )
-
-    def _resume(self) -> bool:
-        """Go to the newest checkpoint; without one forget what an earlier try wrote."""
-        state = self.world.from_leader(self.checkpoints.newest(self.settings_hash) if self.world.leads else None)
-        step = state.step if state is not None else -1
-        if self.world.leads:
-            self.outputs.forget_metrics_after(step)
-            _forget_samples_after(self.outputs.folder / SAMPLES, step)
-        if state is None:
-            return False
-        restore(state, self.learner.parameters, self.learner.optimizer)
-        self.order.too_long.update(state.too_long)
-        self.place = _Place(step, state.cursor, pass_rates_from_json(state.pass_rates), state.bad_steps)
-        self.before = state.before
-        if self.world.leads:
-            print(f"egpo_rl: going on after step {step}", flush=True)
-        return True
+        training.write_tables()
+        return write_training_report(outputs.folder, config, before, after)
+    return after
 
 
 def _longest_prompt(config: EgpoRlSettings, loaded: LoadedModel) -> tuple[int, str]:
@@ -339,70 +125,3 @@ def _longest_prompt(config: EgpoRlSettings, loaded: LoadedModel) -> tuple[int, s
     if limit < 1:
         raise InputError(f"egpo_rl.max_new_tokens={config.max_new_tokens}: no room is left for a prompt ({why})")
     return limit, why
-
-
-def _score_function(model: Any, world: World) -> tuple[ScoreFunction, bool]:
-    """How completions are scored, and whether prompts are shared."""
-    obstacle = sharing_obstacle(model)
-    if obstacle is None:
-        return score_groups, True
-    if world.leads:
-        print(f"egpo_rl: prompts are computed once per rollout, not once per group: {obstacle}", flush=True)
-    return score_padded, False
-
-
-def _open_sampler(config: EgpoRlSettings, loaded: LoadedModel) -> Sampler:
-    if config.sampler == "transformers":
-        from components.language_models.samplers.transformers import TransformersSampler
-
-        return TransformersSampler(loaded.model, loaded.tokenizer)
-    raise InputError(f"egpo_rl.sampler: {config.sampler} is not available yet; use transformers")
-
-
-def _choose(facts: Sequence[GroupFacts], wanted: int) -> tuple[set[int], tuple[int, int]]:
-    """The step's batch: groups with an advantage, filled up with dead ones to `wanted`; its tokens and rollouts."""
-    chosen = sorted(facts, key=lambda fact: fact.dead)[:wanted]
-    tokens = sum(sum(fact.lengths) for fact in chosen)
-    return {fact.index for fact in chosen}, (tokens, sum(len(fact.lengths) for fact in chosen))
-
-
-def _telling_samples(groups: Sequence[RolloutGroup]) -> list[tuple[RolloutGroup, int]]:
-    """A few rollouts of a step, of as many different outcomes as there are."""
-    by_reason: dict[str, tuple[RolloutGroup, int]] = {}
-    for group in groups:
-        for place, reward in enumerate(group.rewards):
-            by_reason.setdefault(reward.reason, (group, place))
-    return list(by_reason.values())[:SAMPLES_PER_STEP]
-
-
-def _sample_row(step: int, of: str, group: RolloutGroup, place: int) -> dict[str, Any]:
-    record, reward = group.question.record, group.rewards[place]
-    return {
-        "step": step,
-        "of": of,
-        "id": record.id,
-        "question": record.messages[-1].content,
-        "completion": group.texts[place],
-        "gold": [{"name": call.name, "arguments": call.arguments} for call in record.answers],
-        "reward": reward.value,
-        "reason": reward.reason,
-    }
-
-
-def _forget_samples_after(path: Path, step: int) -> None:
-    """Drop the rows that the resumed run writes again, and a line that a kill cut."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row["step"] <= step and row["of"] != AFTER:
-                kept.append(line)
-        except ValueError:
-            continue
-    path.write_text("".join(line + "\n" for line in kept), "utf-8")
-
-
-def _silent(*_: object, **__: object) -> None:
-    """Only the leading process speaks."""

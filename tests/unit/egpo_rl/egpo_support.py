@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from components.egpo_rl import report, rewards, train
+from components.egpo_rl import distributed, report, rewards, train
 from components.egpo_rl.distributed import open_world
 from components.egpo_rl.rewards import Reward
 from components.egpo_rl.update import Learner, join_sums, make_batch
@@ -101,3 +101,10 @@ def process_group(size: int) -> list[dict[str, str]]:
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
+
+
+def lead_with(command: list[str], inputs: dict[str, Path], folder: Path) -> None:
+    """A run whose other process is `command`."""
+    distributed.GRACE_SECONDS = 1.0
+    train.follower_command = lambda *_: command
+    run_stage(inputs, folder, SMALL.model_copy(update={"processes": 2}))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
-from egpo_support import SMALL, process_group, relative_difference, run_stage, write_gradients
+from egpo_support import SMALL, lead_with, process_group, relative_difference, run_stage, write_gradients
 from safetensors import safe_open
 
 
@@ -45,6 +46,26 @@ def test_gradients_are_those_of_one_process(children, tiny_model, make_groups, t
     torch.testing.assert_close(two.pop("loss"), one.pop("loss"), rtol=1e-5, atol=1e-7)
     assert relative_difference(two, one) < 1e-5
     assert two_figures == pytest.approx(one_figures, rel=1e-4)
+
+
+def test_a_run_starts_its_other_processes_itself(children, inputs, tmp_path):
+    config = SMALL.model_copy(update={"processes": 2})
+    alone = children.Process(target=run_stage, args=(inputs, tmp_path / "one", config))
+    alone.start()
+    alone.join()
+    assert alone.exitcode == 0
+    # The follower has the real reward, by which a random model is never right: half the groups are dead for sure.
+    lines = [json.loads(line) for line in (tmp_path / "one" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["groups"] for line in lines] == [4.0] * SMALL.steps
+    assert all(line["dead_others"] >= 0.5 for line in lines)
+
+
+def test_a_follower_that_fails_ends_the_run(children, inputs, tmp_path):
+    broken = [sys.executable, "-c", "raise SystemExit(3)"]
+    child = children.Process(target=lead_with, args=(broken, inputs, tmp_path / "one"))
+    child.start()
+    child.join()
+    assert child.exitcode == 1
 
 
 def test_a_whole_run(children, inputs, tmp_path):

@@ -1,0 +1,39 @@
+"""One of the processes that help a stage on a machine with several GPUs: `python -m components.egpo_rl.follower JSON`.
+
+Runs the same `train.run` as the leader and writes nothing. Also what torchrun starts on the other nodes of a job.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+
+from components.egpo_rl import train
+from components.services.errors import CallforgeError
+from components.services.stage import Outputs
+from components.services.tracking import Tracker
+from components.settings import EgpoRlSettings, RunSettings, read_section
+
+
+def main() -> None:
+    values = json.loads(sys.argv[1])
+    if not sys.stdin.isatty():
+        threading.Thread(target=_end_with_leader, daemon=True).start()
+    config = read_section(EgpoRlSettings, values["settings"], "egpo_rl")
+    inputs = {name: Path(path) for name, path in values["inputs"].items()}
+    try:
+        train.run(config, inputs, Outputs(Path(os.devnull), Tracker(), RunSettings(), "egpo_rl"))
+    except CallforgeError as error:
+        raise SystemExit(error.exit_code) from None  # the leader meets the same error and tells it
+
+
+def _end_with_leader() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()
