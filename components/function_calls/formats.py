@@ -178,7 +178,7 @@ def _chunks(stream: BinaryIO, name: str) -> Iterator[bytes]:
     head, rest = _head(_raw(stream))
     if head.startswith(b"\x1f\x8b"):
         head, rest = _head(_unpacked(chain([head], rest)))
-    if b"\0" in head:
+    if b"\0" in head[:_HEAD]:  # further on it spoils one line, which is rejected
         raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is wanted, gzip allowed")
     yield head.removeprefix(codecs.BOM_UTF8)
     yield from rest
