@@ -289,6 +289,15 @@ def test_equal_input_gives_equal_bytes(tmp_path: Path) -> None:
         assert packed[4:8] == bytes(4)  # no time in the gzip header
 
 
+def test_what_a_killed_run_left_behind_is_cleared_away(tmp_path: Path) -> None:
+    spool = tmp_path / "stage" / ".spool"
+    spool.mkdir(parents=True)
+    (spool / "records").write_text("half a rec")
+    (spool / "keys.sqlite").write_text("no database")
+    refined = Refined(tmp_path, [record(0)])
+    assert {path.name for path in refined.folder.iterdir()} == {f"{name}.jsonl.gz" for name in refine.OUTCOMES}
+
+
 def test_gzip_blank_lines_and_max_records(tmp_path: Path) -> None:
     data = tmp_path / "data.jsonl.gz"
     lines = [json.dumps(record(number, **({"answers": answer(pool=1)} if number == 2 else {}))) for number in range(9)]
