@@ -1,9 +1,10 @@
 """From a reference to a base model's directory on this machine, and the digest of its weights.
 
 References: a local directory, a hub id (`org/name` or `org/name@revision`), `s3://bucket/prefix`, or `package://NAME`,
-an installed Python package that carries one GGUF file (never imported). What has to be fetched or converted is put
-whole into the cache (CALLFORGE_CACHE, else ~/.cache/callforge) and found there the next time; a kill on the way leaves
-only a temporary folder that the next attempt removes. Pickle weights (*.bin, *.pt) are refused: loading them runs code.
+an installed Python package that carries one GGUF file (never imported). A prefix or revision is taken as unchanging:
+new weights belong under a new one. What has to be fetched or converted is put whole into the cache (CALLFORGE_CACHE,
+else ~/.cache/callforge) and found there the next time; a kill on the way leaves only a temporary folder that the next
+attempt removes. Pickle weights (*.bin, *.pt) are refused: loading them runs code.
 Loading into memory is components/language_models/model_directory.py.
 """
 
@@ -45,7 +46,7 @@ def resolve_base_model(reference: str) -> Path:
         return _check(_from_package(reference.removeprefix(PACKAGE)), reference)
     if is_remote(reference):
         name = hashlib.sha256(reference.encode()).hexdigest()[:16]
-        return _check(_cached(f"s3-{name}", lambda folder: download_folder(reference, folder)), reference)
+        return _cached(f"s3-{name}", lambda folder: _from_s3(reference, folder))
     if (path := Path(reference).expanduser()).is_dir():
         return _check(path.resolve(), reference)
     found = HUB_ID.fullmatch(reference)
@@ -118,6 +119,11 @@ def _cached(name: str, make: Callable[[Path], object]) -> Path:
             make(partial)
             partial.rename(target)
     return target
+
+
+def _from_s3(uri: str, folder: Path) -> None:
+    download_folder(uri, folder)
+    _check(folder, uri)  # before it counts as whole: a mended prefix is fetched again
 
 
 def _from_package(name: str) -> Path:

@@ -1,0 +1,46 @@
+"""A base model kept in S3: fetched whole, once, and found in the cache afterwards."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.language_models.base_models import base_model_digest, cache_folder, resolve_base_model
+from components.services import storage
+from components.services.errors import InputError
+
+
+def test_a_model_in_s3_is_downloaded_once(
+    root: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path / "cache"))
+    storage.upload_folder(tiny_model, f"{root}/base")
+    path = resolve_base_model(f"{root}/base")
+    assert base_model_digest(path) == base_model_digest(tiny_model)
+    assert {file.name for file in path.iterdir()} == {file.name for file in tiny_model.iterdir()}
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")  # a second download would be refused
+    assert resolve_base_model(f"{root}/base") == path
+
+
+def test_pickle_weights_in_s3_are_refused_until_they_are_replaced(
+    root: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(tiny_model, tmp_path / "pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    storage.upload_folder(tmp_path / "pickled", f"{root}/base")
+    with pytest.raises(InputError, match="only pickle weights"):
+        resolve_base_model(f"{root}/base")
+    storage.upload_folder(tiny_model, f"{root}/base")
+    assert base_model_digest(resolve_base_model(f"{root}/base")) == base_model_digest(tiny_model)
+
+
+def test_a_prefix_without_a_model_leaves_nothing_in_the_cache(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match="nothing below this prefix"):
+        resolve_base_model(f"{root}/nothing")
+    assert not [folder for folder in (cache_folder() / "models").iterdir() if not folder.name.startswith(".")]
