@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.attention import varlen  # noqa: F401  registers the operators used in varlen_forward
 
 aten = torch.ops.aten
 
@@ -108,8 +109,18 @@ def varlen_forward(
     Args:
         queries, keys: `edges` [n + 1] (int32, on the device) and `longest` of the n segments on either side.
     """
-    out, lse, *_ = aten._flash_attention_forward(
-        query, key, value, queries.edges, keys.edges, queries.longest, keys.longest, 0.0, causal, False, scale=scale
+    out, lse, _ = torch.ops.torch_attn._varlen_attn(
+        query,
+        key,
+        value,
+        queries.edges,
+        keys.edges,
+        queries.longest,
+        keys.longest,
+        causal,
+        scale,
+        _window(causal),
+        True,
     )
     return out, lse
 
@@ -120,7 +131,12 @@ def varlen_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The backward of `varlen_forward`."""
     no_dropout = torch.zeros(2, dtype=torch.uint64, device=query.device)
-    return aten._flash_attention_backward(
-        grad, query, key, value, out, lse, queries.edges, keys.edges, queries.longest, keys.longest, 0.0, causal,
-        no_dropout, torch.empty(0, device=query.device), scale=scale,
+    return torch.ops.torch_attn._varlen_attn_backward(
+        grad, query, key, value, out, lse, queries.edges, keys.edges, queries.longest, keys.longest, causal, no_dropout,
+        scale, _window(causal),
     )  # fmt: skip
+
+
+def _window(causal: bool) -> list[int]:
+    """How many keys before and after its own place a query sees; -1: all."""
+    return [-1, 0] if causal else [-1, -1]

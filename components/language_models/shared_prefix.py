@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.language_models.fast_linear import fast_linears
 from components.language_models.fused_head import log_probability_and_entropy
 from components.language_models.shared_attention import ROUTE, Segments, use_shared_attention
 from components.services.errors import InputError, WorkError
@@ -75,7 +76,8 @@ def score_groups(model: Any, groups: Sequence[Group], temperature: float, *, tok
     start = 0
     for parts in _passes(groups, token_budget):
         layout = _Layout.of(groups, parts, causal_model.device)
-        hidden = run_packed(backbone, layout.tokens, layout.positions, layout.segments)
+        with fast_linears(model):
+            hidden = run_packed(backbone, layout.tokens, layout.positions, layout.segments)
         logp, entropy = _head(causal_model, hidden[layout.predictors], layout.targets, temperature)
         yield _scores(groups, parts, start, logp, entropy, len(layout.tokens))
         start += len(logp)

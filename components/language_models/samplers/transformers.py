@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.language_models.fast_linear import fast_linears
 from components.language_models.samplers import Rollout
 from components.language_models.samplers.prefix_cache import CopiedCache, PrefixCache
 from components.language_models.shared_prefix import sharing_obstacle
@@ -43,7 +44,7 @@ class TransformersSampler:
     ) -> list[list[Rollout]]:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         groups: list[list[Rollout]] = [[] for _ in prompts]
-        with torch.inference_mode(), _evaluation(self.model):
+        with torch.inference_mode(), _evaluation(self.model), fast_linears(self.model):
             for batch in _batches(order, seeds):
                 sampled = self._decode(
                     [prompts[i] for i in batch], [seeds[i] for i in batch], temperature, max_new_tokens
