@@ -119,7 +119,7 @@ def print_cell(cell: Cell, result: dict[str, Any]) -> None:
     print(f"{'limit':<8}" + "".join(f"{limits[name]:>9.2f}{'':>9}" for name in columns))
     print(
         f"TRL / ours: CPU {result['cpu_ratio_vs_trl']:.2f}, wall {result['wall_ratio_vs_trl']:.2f}; our peak "
-        f"{result['memory_ratio_vs_trl']:.2f} of TRL's; our update reaches {result['update_of_limit']:.0%} of the limit",
+        f"{result['memory_ratio_vs_trl']:.2f} of TRL's; our update at {result['update_of_limit']:.0%} of its limit",
         flush=True,
     )
 
@@ -322,7 +322,7 @@ def limits(model: Any, cell: Cell, rate: float) -> dict[str, float]:
     operations = {
         "rollout": forward + 2 * generated * head,
         "reference": (forward + 2 * generated * head) if cell.kl else 0.0,
-        # Backward: activations' gradients cost a forward's products, attention's twice, the adapter's weights once more.
+        # Backward: a forward's products for the activations' gradients, attention's twice, the adapter's once more.
         "update": forward
         + 2 * unique * (weights["base"] + 2 * weights["lora"])
         + 8 * pairs * width * config.num_hidden_layers

@@ -151,6 +151,8 @@ class EgpoRlSettings(Section):
     """Base URLs of the replicas of `vllm_server`."""
     unique_tokens_per_pass: int = Field(default=16384, ge=64)
     """Budget of one packed forward pass: prompts count once."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen base weights; the adapter is always float32."""
     checkpoint_every: int = Field(default=10, ge=1)
@@ -230,7 +232,6 @@ def read_section(section: type[AnySection], values: dict[str, Any], name: str) -
         raise InputError("; ".join(problems)) from None
 
 
-
 def _problem(section: type[Section], name: str, item: Any) -> str:
     where = ".".join([name, *(str(part) for part in item["loc"])]).strip(".")
     if item["type"] == "extra_forbidden":
@@ -245,6 +246,7 @@ def _problem(section: type[Section], name: str, item: Any) -> str:
 
 
 AUTO = "auto"  # as a pipeline parameter: keep the profile's value
+ARTIFACT_ROOT_VARIABLE = "CALLFORGE_ARTIFACT_ROOT"  # default of run.artifact_root, e.g. for all runs of a namespace
 
 
 def resolve_settings(*layers: dict[str, Any]) -> Settings:

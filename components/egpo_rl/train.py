@@ -22,6 +22,7 @@ from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.loop import Training
 from components.egpo_rl.prompts import PromptOrder, read_training_records
 from components.egpo_rl.report import write_training_report
+from components.egpo_rl.update import recompute_activations
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import resolve_base_model
 from components.language_models.model_directory import (
@@ -80,6 +81,8 @@ def _run(
     loaded = load_base(resolve_base_model(card.base_model.reference), config.dtype, world.device)
     loaded = load_adapter(loaded, source, trainable=True)
     loaded.model.eval()  # no dropout anywhere; gradients flow all the same
+    if config.gradient_checkpointing:
+        recompute_activations(loaded.model)
     limit, why = _longest_prompt(config, loaded)
     order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.retire_solved)
     if world.leads:

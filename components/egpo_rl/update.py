@@ -93,6 +93,12 @@ def make_batch(
     )
 
 
+def recompute_activations(model: Any) -> None:
+    """Keep each layer's input alone for the backward pass; transformers does it in training mode only."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.train()
+
+
 class Learner:
     """The adapter under training: its parameters, their optimizer, and the policy it started from as the reference."""
 

@@ -25,7 +25,13 @@ _packs: WeakKeyDictionary[nn.Linear, dict[str, tuple[Any, Tensor]]] = WeakKeyDic
 
 @contextmanager
 def fast_linears(model: nn.Module) -> Iterator[None]:
-    """Run the linear layers of `model` from packed weights inside the block; gradients may be taken after it."""
+    """Run the linear layers of `model` from packed weights inside the block; gradients may be taken after it.
+
+    Not where activations are recomputed: those layers run again in backward, outside the block.
+    """
+    if model.training and getattr(model, "is_gradient_checkpointing", False):
+        yield
+        return
     replaced = []
     inner: set[nn.Module] = set()
     for module in model.modules():

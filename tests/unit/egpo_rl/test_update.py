@@ -10,7 +10,7 @@ from egpo_support import gradients, relative_difference
 
 from components.egpo_rl.algorithms import entropy_bonus, group_advantages
 from components.egpo_rl.distributed import World
-from components.egpo_rl.update import Learner, TrainingGroup, make_batch
+from components.egpo_rl.update import Learner, TrainingGroup, make_batch, recompute_activations
 from components.language_models.shared_prefix import score_groups, score_padded
 from components.settings import EgpoRlSettings
 
@@ -52,6 +52,15 @@ def test_neither_budget_nor_sharing_nor_order_changes_the_gradient(policy, make_
     for name in ("entropy_thought", "entropy_answer", "bonus", "bonus_spread"):
         assert other_sums[name] == pytest.approx(sums[name], rel=1e-4)
     assert other_sums["unique_token_share"][0] < sums["unique_token_share"][0]
+
+
+def test_recomputed_activations_give_the_same_gradient(policy, make_groups):
+    groups = make_groups(REWARDS)
+    _, expected, _ = learn(policy, groups)
+    recompute_activations(policy[0])
+    assert policy[0].get_base_model().model.layers[0].gradient_checkpointing
+    _, given, _ = learn(policy, groups)
+    assert relative_difference(given, expected) < 1e-5
 
 
 @pytest.mark.parametrize("scope", ["thought", "completion", "token"])
