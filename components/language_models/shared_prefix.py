@@ -94,11 +94,10 @@ def score_padded(model: Any, groups: Sequence[Group], temperature: float, *, tok
     while whole:
         longest = rows = 0
         for index, number in whole:
-            group = groups[index]
-            longest = max(longest, len(group.prompt) + len(group.completions[number]))
-            if rows and longest * (rows + 1) > token_budget:
+            length = max(longest, len(groups[index].prompt) + len(groups[index].completions[number]))
+            if rows and length * (rows + 1) > token_budget:
                 break
-            rows += 1
+            longest, rows = length, rows + 1
         parts, whole = whole[:rows], whole[rows:]
         logp, entropy = _score_rows(causal_model, [_sequence(groups, part) for part in parts], temperature)
         yield _scores(groups, parts, start, logp, entropy, longest * rows)
