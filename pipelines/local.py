@@ -26,7 +26,7 @@ from components.services.files import write_json
 from components.services.local_run import RUN_FOLDER, sole_run
 from components.services.progress import PROGRESS_FILE
 from components.services.stage import ERROR
-from components.settings import RunSettings, Settings, resolve_settings
+from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
 from pipelines.profiles import Profile, find_profile
 from pipelines.terminal import STAGES, Terminal
@@ -91,7 +91,8 @@ def _resolve(folder: Path, request: Request) -> tuple[Profile, Settings]:
     name = request.profile or remembered.get("profile", DEFAULT_PROFILE)
     profile = find_profile(name)
     base = profile.settings if request.profile else remembered.get("settings", profile.settings)
-    settings = resolve_settings(base, request.settings, {"run.run_id": request.run_id})
+    default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
+    settings = resolve_settings(default, base, request.settings, {"run.run_id": request.run_id})
     if any(step.gpus for step in profile.resources.values()) and not any(Path("/dev").glob("nvidia[0-9]*")):
         raise InputError(f"profile {name}: it wants a GPU and this machine has none; --profile demo wants none")
     return profile, settings

@@ -8,7 +8,15 @@ from pipelines.profiles import Profile
 
 # Objects of manifests/base, in the namespace of the run.
 CONFIG_MAP = "callforge"
-CONFIG_KEYS = ("AWS_ENDPOINT_URL_S3", "MLFLOW_S3_ENDPOINT_URL", "AWS_DEFAULT_REGION", "MLFLOW_TRACKING_URI")
+CONFIG_KEYS = (
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_DEFAULT_REGION",
+    "AWS_CA_BUNDLE",
+    "CALLFORGE_ARTIFACT_ROOT",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "MLFLOW_TRACKING_URI",
+)
 SECRET = "callforge-credentials"  # noqa: S105  # the name of an object
 SECRET_KEYS = (
     "AWS_ACCESS_KEY_ID",

@@ -25,7 +25,7 @@ from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
 from components.services.tracking import check_server, tracking_uri
-from components.settings import AUTO, Settings, resolve_settings
+from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, Settings, resolve_settings
 
 STAGE = "preflight"
 STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
@@ -56,7 +56,8 @@ def run(profile: str, parameters: dict[str, str], settings: str) -> dict[str, st
     folder = run_folder()
     try:
         given = {name: value for name, value in parameters.items() if value != AUTO}
-        resolved = resolve_settings(json.loads(profile), given, read_overrides(settings))
+        default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
+        resolved = resolve_settings(default, json.loads(profile), given, read_overrides(settings))
         if found := problems(resolved):
             raise InputError("\n".join(found))
     except CallforgeError as error:

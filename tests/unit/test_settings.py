@@ -1,0 +1,93 @@
+"""Settings: wrong ones are named with field, value and what is allowed; layers merge; assignments are typed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from components.services.errors import InputError
+from components.settings import EgpoRlSettings, Settings, read_assignment, read_section, resolve_settings
+from pipelines.profiles import PROFILES
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"egpo_rl": {"stepz": 5}}, ["egpo_rl.stepz", "did you mean steps?"]),
+        ({"egpo_rll": {"steps": 5}}, ["egpo_rll", "did you mean egpo_rl?"]),
+        ({"egpo_rl": {"steps": "20"}}, ["egpo_rl.steps", "integer", "'20'"]),
+        ({"egpo_rl": {"steps": 2.5}}, ["egpo_rl.steps", "2.5"]),
+        ({"egpo_rl": {"retire_solved": 1}}, ["egpo_rl.retire_solved", "boolean"]),
+        ({"egpo_rl": {"steps": -1}}, ["egpo_rl.steps", "greater than or equal to 0", "-1"]),
+        ({"egpo_rl": {"bonus_cap": 1.0}}, ["egpo_rl.bonus_cap", "greater than 1"]),
+        ({"egpo_rl": {"algorithm": "ppo"}}, ["egpo_rl.algorithm", "'egpo' or 'grpo'", "'ppo'"]),
+        ({"sft_warmup": {"adapter": {"rang": 4}}}, ["sft_warmup.adapter.rang", "did you mean rank?"]),
+        ({"run": {"run_id": "a/b"}}, ["run.run_id", "'a/b'"]),
+        ({"run": {"artifact_root": "/tmp/x"}}, ["run.artifact_root", "s3://"]),
+        ({"egpo_rl": {"steps": "a", "seed": "b"}}, ["egpo_rl.steps", "egpo_rl.seed"]),
+        ({"egpo_rl": 5}, ["egpo_rl", "5"]),
+    ],
+)
+def test_wrong_settings_are_named(values, words):
+    with pytest.raises(InputError) as caught:
+        read_section(Settings, values, "")
+    for word in words:
+        assert word in str(caught.value)
+    assert "pydantic" not in str(caught.value)
+
+
+def test_later_layers_win_setting_by_setting():
+    settings = resolve_settings(
+        {"egpo_rl": {"steps": 5, "seed": 1}}, {"egpo_rl.steps": 7, "sft_warmup.adapter.rank": 8}, {"run.run_id": "x"}
+    )
+    assert (settings.egpo_rl.steps, settings.egpo_rl.seed, settings.sft_warmup.adapter.rank) == (7, 1, 8)
+    assert settings.run.run_id == "x" and settings.sft_warmup.adapter.alpha == 32
+
+
+def test_a_dotted_name_through_a_value_is_an_error():
+    with pytest.raises(InputError, match=r"egpo_rl\.steps\.x"):
+        resolve_settings({"egpo_rl.steps": 5}, {"egpo_rl.steps.x": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("egpo_rl.steps=20", 20),
+        ("egpo_rl.retire_solved=true", True),
+        ("egpo_rl.learning_rate=1e-5", 1e-5),
+        ("egpo_rl.algorithm=grpo", "grpo"),
+        ("run.run_id=7", "7"),  # a text stays one, also when it looks like a number
+        ("sft_warmup.base_model=a=b", "a=b"),
+        ('bfcl_eval.categories=["multiple"]', ["multiple"]),
+    ],
+)
+def test_assignments_take_the_type_of_the_setting(text, value):
+    name, read = read_assignment(text)
+    assert read == value and type(read) is type(value)
+    resolve_settings({name: read})
+
+
+@pytest.mark.parametrize("text", ["egpo_rl.steps", "=5", ""])
+def test_an_assignment_without_a_name_or_value_is_an_error(text):
+    with pytest.raises(InputError, match=r"section\.name=value"):
+        read_assignment(text)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_profile_is_valid_and_says_its_hardware(name):
+    profile = PROFILES[name]()
+    resolve_settings(profile.settings)
+    assert profile.name == name
+    assert PROFILES[name].__doc__
+
+
+def test_a_section_survives_json():
+    """Stages get their sections as JSON from another process."""
+    section = EgpoRlSettings(sampler_urls=("http://a",), steps=3)
+    assert read_section(EgpoRlSettings, json.loads(section.model_dump_json()), "egpo_rl") == section
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        Settings().run.run_id = "other"  # type: ignore[misc]
