@@ -37,7 +37,8 @@ def log_probability_and_entropy(
     """
     if weight.requires_grad and torch.is_grad_enabled():
         raise ValueError("the fused head needs a frozen output head; use the plain form for a trainable one")
-    return _FusedHead.apply(hidden, weight, targets, temperature)
+    with torch.autocast(hidden.device.type, enabled=False):  # sums stay in float32 whatever the caller casts
+        return _FusedHead.apply(hidden, weight, targets, temperature)
 
 
 class _FusedHead(torch.autograd.Function):

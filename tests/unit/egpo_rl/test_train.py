@@ -75,6 +75,13 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
     assert "Held-out prompts" in page and "Reward" in page and "wrong_value" in page
 
 
+def test_a_bfloat16_base_trains_a_float32_adapter(inputs, outputs, half_right):
+    train.run(SMALL.model_copy(update={"dtype": "bfloat16", "gradient_checkpointing": True}), inputs, outputs)
+    assert all(line["grad_norm"] > 0 and line["sampler_kl"] < 0.01 for line in metrics_of(outputs))
+    adapter = load_file(outputs.folder / "model" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+
+
 def test_no_step_leaves_the_adapter_as_it_was(inputs, outputs, page):
     train.run(SMALL.model_copy(update={"steps": 0}), inputs, outputs)
     name = "adapter_model.safetensors"
