@@ -35,7 +35,7 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
     replaced = []
     inner: set[nn.Module] = set()
     for module in model.modules():
-        if module in inner:
+        if module in inner or "forward" in vars(module):  # inside an adapter, or in an outer block already
             continue
         forward: Callable[[Tensor], Tensor] | None = None
         if type(module) is LoraLinear:

@@ -1,0 +1,92 @@
+"""Packed linear layers compute what the layers compute, and notice changed weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from components.language_models.fast_linear import fast_linears
+
+TOKENS = torch.arange(40).reshape(2, 20)
+
+
+def make_model(**options: Any) -> Any:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, attention_bias=True,
+    )  # fmt: skip
+    model = get_peft_model(LlamaForCausalLM(config), LoraConfig(target_modules="all-linear", r=4, **options))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name or name.endswith("bias"):
+            nn.init.normal_(weight, std=0.1)
+    return model
+
+
+def logits_and_gradients(model: Any) -> tuple[Tensor, list[Tensor]]:
+    model.zero_grad()
+    logits = model(input_ids=TOKENS).logits
+    logits.sin().sum().backward()
+    return logits.detach(), [weight.grad for weight in model.parameters() if weight.requires_grad]
+
+
+def test_logits_and_gradients_stay_the_same() -> None:
+    model = make_model()
+    plain, plain_gradients = logits_and_gradients(model)
+    with fast_linears(model):
+        fast, fast_gradients = logits_and_gradients(model)
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fast_gradients, plain_gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_layers_run_packed_inside_the_block_alone() -> None:
+    model = make_model()
+    layer = model.get_base_model().model.layers[0].mlp.up_proj
+    with fast_linears(model):
+        assert "_LinearBackward" in str(layer(torch.ones(1, 32)).grad_fn)
+    assert "_LinearBackward" not in str(layer(torch.ones(1, 32)).grad_fn)
+
+
+def test_an_adapter_that_is_switched_off_is_left_out() -> None:
+    model = make_model()
+    with torch.no_grad(), model.disable_adapter():
+        plain = model(input_ids=TOKENS).logits
+        with fast_linears(model):
+            torch.testing.assert_close(model(input_ids=TOKENS).logits, plain, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("how", ["in place", "new tensor"])
+def test_a_changed_weight_is_packed_again(how: str) -> None:
+    model = make_model()
+    layer = model.get_base_model().model.layers[0].mlp.up_proj.base_layer
+    with torch.inference_mode(), fast_linears(model):
+        before = model(input_ids=TOKENS).logits
+    with torch.no_grad():
+        if how == "in place":
+            layer.weight.mul_(2)
+        else:
+            layer.weight.data = layer.weight * 2
+        plain = model(input_ids=TOKENS).logits
+        with fast_linears(model):
+            after = model(input_ids=TOKENS).logits
+    torch.testing.assert_close(after, plain, rtol=1e-5, atol=1e-5)
+    assert (after - before).abs().max() > 1e-3
+
+
+def test_a_trained_layer_keeps_its_gradient() -> None:
+    model = nn.Sequential(nn.Linear(8, 8))
+    with fast_linears(model):
+        model(torch.ones(1, 8)).sum().backward()
+    assert model[0].weight.grad is not None
+
+
+def test_dropout_in_the_adapter_keeps_working() -> None:
+    model = make_model(lora_dropout=0.5).train()
+    with fast_linears(model), torch.no_grad():
+        one, two = (model(input_ids=TOKENS).logits for _ in range(2))
+    assert (one - two).abs().max() > 1e-4
