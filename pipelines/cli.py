@@ -10,6 +10,7 @@ import enum
 import os
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,9 +98,7 @@ def run(
 @app.command()
 def refine(out: Out, profile: Profile = "demo", data: Data = None, changes: Set = None) -> None:
     """Check records by rules: qualified, hard and rejected ones, each with its reason."""
-    from components.data_refine.refine import run as stage
-
-    _run_stage("data_refine", stage, out, {}, profile, changes, {"data_refine.data": _local_path(data)})
+    _run_stage("data_refine", "refine.run", out, {}, profile, changes, {"data_refine.data": _local_path(data)})
 
 
 @app.command()
@@ -111,10 +110,8 @@ def sft(
     changes: Set = None,
 ) -> None:
     """Warm a base model up on refined records."""
-    from components.sft_warmup.warmup import run as stage
-
     parameters = {"sft_warmup.base_model": _local_path(base_model)}
-    _run_stage("sft_warmup", stage, out, {"records": records}, profile, changes, parameters)
+    _run_stage("sft_warmup", "warmup.run", out, {"records": records}, profile, changes, parameters)
 
 
 @app.command()
@@ -126,9 +123,7 @@ def egpo(
     changes: Set = None,
 ) -> None:
     """Train a warmed-up model by EGPO."""
-    from components.egpo_rl.train import run as stage
-
-    _run_stage("egpo_rl", stage, out, {"records": records, "model": model}, profile, changes, {})
+    _run_stage("egpo_rl", "train.run", out, {"records": records, "model": model}, profile, changes, {})
 
 
 @app.command()
@@ -139,9 +134,7 @@ def evaluate(
     changes: Set = None,
 ) -> None:
     """Evaluate one model on BFCL."""
-    from components.bfcl_eval.evaluate import run_one as stage
-
-    _run_stage("bfcl_eval", stage, out, {"model": model}, profile, changes, {})
+    _run_stage("bfcl_eval", "evaluate.run_one", out, {"model": model}, profile, changes, {})
     console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}", highlight=False)
 
 
@@ -154,10 +147,8 @@ def register(
     changes: Set = None,
 ) -> None:
     """Merge an adapter, upload the weights to S3, register them in MLflow."""
-    from components.model_registration.register import run as stage
-
     inputs = {"model": model} | ({"evaluation": evaluation} if evaluation else {})
-    _run_stage("model_registration", stage, out, inputs, profile, changes, {})
+    _run_stage("model_registration", "register.run", out, inputs, profile, changes, {})
 
 
 @app.command("compile")
@@ -272,13 +263,15 @@ def ui() -> None:
 
 def _run_stage(
     stage: str,
-    function: Any,
+    function: str,
     out: Path,
     inputs: dict[str, Path],
     profile: str,
     changes: list[str] | None,
     parameters: dict[str, Any],
 ) -> None:
+    """Run `components.STAGE.FUNCTION` alone, after the checks that concern it."""
+    from components.preflight.checks import problems
     from components.services.stage import execute_stage
     from components.settings import read_assignment, resolve_settings
     from pipelines.profiles import find_profile
@@ -286,12 +279,17 @@ def _run_stage(
     given = {name: value for name, value in parameters.items() if value is not None}
     assigned = dict(read_assignment(text) for text in changes or [])
     settings = resolve_settings(find_profile(profile).settings, given, assigned)
-    for name, path in inputs.items():
-        if not path.exists():
-            raise InputError(f"{name} {path}: there is no such folder")
-    metrics = execute_stage(stage, function, getattr(settings, stage), inputs, out, settings.run)
-    for name, value in metrics.items():
-        console.print(f"{name:<40} {value:g}", highlight=False)
+    found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not path.exists()]
+    if found := found + problems(settings, (stage,), here=True):
+        raise InputError("\n".join(found))
+
+    def work(*arguments: Any) -> Any:  # imported when there is work to do: that takes seconds
+        module, _, name = function.partition(".")
+        return getattr(import_module(f"components.{stage}.{module}"), name)(*arguments)
+
+    metrics = execute_stage(stage, work, getattr(settings, stage), inputs, out, settings.run)
+    for metric, value in metrics.items():
+        console.print(f"{metric:<40} {value:g}", highlight=False)
 
 
 def _tell(text: str) -> None:

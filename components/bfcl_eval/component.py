@@ -26,9 +26,13 @@ def bfcl_eval(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.bfcl_eval.evaluate import run as run_stage
     from components.services.stage import run_component
     from components.settings import BfclEvalSettings
+
+    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
+        from components.bfcl_eval.evaluate import run
+
+        return run(*arguments)
 
     inputs = {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
     run_component("bfcl_eval", run_stage, BfclEvalSettings, settings, run, inputs, evaluation, report, metrics)

@@ -25,9 +25,13 @@ def data_refine(
     import json
     from pathlib import Path
 
-    from components.data_refine.refine import run as run_stage
     from components.services.stage import run_component
     from components.settings import DataRefineSettings
+
+    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
+        from components.data_refine.refine import run
+
+        return run(*arguments)
 
     data = Path(json.loads(settings)["data"])
     inputs = {"data": data} if data.is_file() else {}  # other bytes in the same file are other work

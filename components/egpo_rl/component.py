@@ -26,9 +26,13 @@ def egpo_rl(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.egpo_rl.train import run as run_stage
     from components.services.stage import run_component
     from components.settings import EgpoRlSettings
+
+    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
+        from components.egpo_rl.train import run
+
+        return run(*arguments)
 
     inputs = {"records": records, "model": model}
     run_component("egpo_rl", run_stage, EgpoRlSettings, settings, run, inputs, trained, report, metrics)

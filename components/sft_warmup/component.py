@@ -26,7 +26,11 @@ def sft_warmup(
     """
     from components.services.stage import run_component
     from components.settings import SftWarmupSettings
-    from components.sft_warmup.warmup import run as run_stage
+
+    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
+        from components.sft_warmup.warmup import run
+
+        return run(*arguments)
 
     inputs = {"records": records}
     run_component("sft_warmup", run_stage, SftWarmupSettings, settings, run, inputs, warmed_up, report, metrics)

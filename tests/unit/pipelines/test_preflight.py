@@ -52,13 +52,13 @@ def settings(**values) -> Settings:
 
 
 def test_the_defaults_are_fine():
-    assert problems(Settings()) == []
+    assert problems(Settings(), here=True) == []
 
 
 def test_good_data_and_a_good_model_are_fine(local, make_records, tiny_model):
     path = local / "data.jsonl.gz"
     path.write_bytes(gzip.compress("\n".join(json.dumps(record_to_json(r)) for r in make_records(5)).encode()))
-    assert problems(settings(data_refine__data=str(path), sft_warmup__base_model=str(tiny_model))) == []
+    assert problems(settings(data_refine__data=str(path), sft_warmup__base_model=str(tiny_model)), here=True) == []
 
 
 RECORD = '{"id": "1", "source": "x", "messages": [{"role": "user", "content": "hi"}], "tools": [], "answers": []}\n'
@@ -80,7 +80,7 @@ def test_data_that_cannot_be_used(tmp_path, data, words):
     path = tmp_path / "data.jsonl"
     if data is not None:
         path.write_bytes(data)
-    (found,) = problems(settings(data_refine__data=str(path)))
+    (found,) = problems(settings(data_refine__data=str(path)), here=True)
     for word in ["data_refine.data", "data.jsonl", *words]:
         assert word in found
 
@@ -88,7 +88,7 @@ def test_data_that_cannot_be_used(tmp_path, data, words):
 def test_a_bad_record_among_good_ones_is_for_refinement(tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text("no json\n" + RECORD)
-    assert problems(settings(data_refine__data=str(path))) == []
+    assert problems(settings(data_refine__data=str(path)), here=True) == []
 
 
 @pytest.mark.parametrize(
@@ -105,20 +105,20 @@ def test_a_bad_record_among_good_ones_is_for_refinement(tmp_path):
 def test_base_models_that_are_not_there(local, monkeypatch, reference, words):
     monkeypatch.chdir(local)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    (found,) = problems(settings(sft_warmup__base_model=reference))
+    (found,) = problems(settings(sft_warmup__base_model=reference), here=True)
     for word in ["sft_warmup.base_model" if not reference.startswith("s3") else "", *words]:
         assert word in found
 
 
 def test_what_only_a_later_node_knows_is_not_asked_on_a_cluster(monkeypatch):
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert problems(settings(sft_warmup__base_model="Qwen/Qwen3-0.6B", egpo_rl__sampler="vllm")) == []
+    assert problems(settings(sft_warmup__base_model="Qwen/Qwen3-0.6B", egpo_rl__sampler="vllm"), here=False) == []
 
 
 def test_servers_are_asked(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     values = {"run__artifact_root": "", "egpo_rl__sampler": "vllm_server"}
-    found = problems(settings(**values, egpo_rl__sampler_urls=[server]))
+    found = problems(settings(**values, egpo_rl__sampler_urls=[server]), here=True)
     assert found == [text for text in found if text.startswith("run.artifact_root")], "the servers answer"
     down = "http://127.0.0.1:9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", down)
@@ -126,7 +126,7 @@ def test_servers_are_asked(server, monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     values = {"run__artifact_root": "s3://bucket/runs", "egpo_rl__sampler": "vllm_server"}
-    found = problems(settings(**values, egpo_rl__sampler_urls=[down], data_refine__data="nowhere.jsonl"))
+    found = problems(settings(**values, egpo_rl__sampler_urls=[down], data_refine__data="nowhere.jsonl"), here=True)
     assert len(found) == 4, "all problems at once"
     for words in (
         ("MLFLOW_TRACKING_URI", down),
@@ -138,16 +138,16 @@ def test_servers_are_asked(server, monkeypatch):
 
 
 def test_settings_that_contradict_each_other(local):
-    (found,) = problems(settings(egpo_rl__unique_tokens_per_pass=100, egpo_rl__max_new_tokens=100))
+    (found,) = problems(settings(egpo_rl__unique_tokens_per_pass=100, egpo_rl__max_new_tokens=100), here=True)
     assert "egpo_rl.unique_tokens_per_pass" in found
-    (found,) = problems(settings(bfcl_eval__sampler="vllm"))
+    (found,) = problems(settings(bfcl_eval__sampler="vllm"), here=True)
     assert "bfcl_eval.sampler" in found and "not installed" in found
-    (found,) = problems(settings(egpo_rl__sampler_urls=["http://x"]))
+    (found,) = problems(settings(egpo_rl__sampler_urls=["http://x"]), here=True)
     assert "no effect" in found
 
 
 def test_only_the_asked_stages_are_checked():
-    assert problems(settings(data_refine__data="nowhere.jsonl"), ("sft_warmup",)) == []
+    assert problems(settings(data_refine__data="nowhere.jsonl"), ("sft_warmup",), here=True) == []
 
 
 def test_the_step_gives_each_section_as_canonical_json(local):

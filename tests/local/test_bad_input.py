@@ -1,0 +1,126 @@
+"""Bad input through the real command: exit code 2, or 1 when a service fails later; one paragraph, no traceback."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+RECORD = '{"id": "1", "source": "x", "messages": [{"role": "user", "content": "hi"}], "tools": [], "answers": []}\n'
+NOBODY = "http://127.0.0.1:9"
+
+
+def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    text = done.stdout + done.stderr
+    assert done.returncode == code, text
+    assert "Traceback" not in text and "pydantic" not in text, text
+    for word in words:
+        assert word in text, f"{word!r} is missing in: {text}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "egpo_rl.stepz=3"], ["egpo_rl.stepz", "did you mean steps?"]),
+        (["--set", "egpo_rl.steps=many"], ["egpo_rl.steps", "integer", "many"]),
+        (["--set", "egpo_rl.group_size=1"], ["egpo_rl.group_size", "greater than or equal to 2"]),
+        (["--set", "egpo_rl.steps"], ["section.name=value"]),
+        (["--profile", "huge"], ["huge", "demo, tiny, gpu"]),
+        (["--profile", "gpu"], ["GPU", "--profile demo"]),
+        (["--run-id", "a/b"], ["run.run_id", "a/b"]),
+        (["--artifact-root", "/tmp"], ["run.artifact_root", "s3://"]),
+        (["--data-format", "parquet"], ["data_refine.data_format", "callforge", "xlam", "parquet"]),
+        (["--unknown"], ["--unknown"]),
+    ],
+    ids=lambda value: " ".join(value) if value and value[0].startswith("--") else "",
+)
+def test_wrong_arguments_end_at_once(callforge, workplace, arguments, words):
+    if arguments == ["--profile", "gpu"] and any(Path("/dev").glob("nvidia[0-9]*")):
+        pytest.skip("this machine has a GPU")
+    begin = time.monotonic()
+    done = callforge("run", *arguments)
+    check(done, 2, *words)
+    assert time.monotonic() - begin < 10, "nothing may be started for this"
+    assert not (workplace / ".callforge/services").exists()
+
+
+def test_everything_wrong_is_told_at_once(callforge, tiny_run, tmp_path):
+    begin = time.monotonic()
+    done = callforge(
+        *tiny_run, "--data", "nowhere.jsonl", "--base-model", "/nowhere/model", "--run-id", "wrong",
+        MLFLOW_TRACKING_URI=NOBODY, AWS_ENDPOINT_URL_S3=NOBODY, MLFLOW_S3_ENDPOINT_URL=NOBODY,
+    )  # fmt: skip
+    check(done, 2, "nowhere.jsonl", "/nowhere/model", f"MLflow server answers at {NOBODY}", "s3://callforge/runs")
+    assert time.monotonic() - begin < 60
+    assert "sft_warmup" not in done.stdout, "no stage begins"
+
+
+def test_wrong_keys_for_s3_are_refused_before_the_work(callforge, tiny_run):
+    done = callforge(*tiny_run, "--run-id", "keys", AWS_SECRET_ACCESS_KEY="wrong")
+    check(done, 2, "s3://callforge/runs", "access is refused", "AWS_SECRET_ACCESS_KEY")
+    assert "wrong" not in (done.stdout + done.stderr).replace("is wrong", ""), "no secret in a message"
+
+
+def test_a_gzip_that_breaks_later_ends_the_refinement(callforge, tiny_run, tmp_path):
+    """Preflight reads the first records alone."""
+    data = tmp_path / "broken.jsonl.gz"
+    data.write_bytes(gzip.compress(RECORD.encode() * 99)[:-12])
+    check(
+        callforge(*tiny_run, "--data", str(data), "--run-id", "gzip"),
+        2,
+        "data_refine: failed",
+        "broken gzip",
+        str(data),
+    )
+
+
+def test_records_of_which_none_is_good_end_the_refinement(callforge, tiny_run, tmp_path):
+    """The first record is well-formed, so preflight lets it pass; no rule does."""
+    data = tmp_path / "useless.jsonl"
+    data.write_text(RECORD)
+    done = callforge(*tiny_run, "--data", str(data), "--run-id", "useless")
+    check(done, 2, "data_refine: failed", "useless.jsonl")
+    assert not (Path(str(tmp_path)) / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sft", "--out", "o", "--records", "nowhere"], ["records", "nowhere"]),
+        (["evaluate", "nowhere", "--out", "o"], ["model", "nowhere"]),
+        (["promote", "no-such-model", "1"], ["no-such-model"]),
+        (["rollback", "no-such-model"], ["no-such-model"]),
+        (["submit", "--endpoint", NOBODY, "--profile", "demo"], ["demo", "gpu, gpu8, paper"]),
+        (["submit", "--endpoint", NOBODY, "--parameter", "date=x"], ["date", "data"]),
+        (["submit", "--endpoint", NOBODY], [NOBODY]),
+        (["upload", "--endpoint", "nonsense"], ["nonsense", "http(s)"]),
+    ],
+    ids=lambda value: " ".join(value) if value and "-" in " ".join(value) else "",
+)
+def test_other_commands(callforge, arguments, words):
+    check(callforge(*arguments), 2, *words)
+
+
+def test_a_defect_shows_its_traceback_with_debug_alone(callforge):
+    check(callforge("run", "--profile", "huge"), 2)
+    assert "Traceback" in callforge("--debug", "run", "--profile", "huge").stderr
+
+
+def test_help_is_fast_and_tells_every_command(callforge):
+    begin = time.monotonic()
+    done = callforge("--help")
+    seconds = time.monotonic() - begin
+    for command in (
+        "run", "refine", "sft", "egpo", "evaluate", "register", "compile", "upload", "submit", "promote", "rollback",
+        "doctor", "ui",
+    ):  # fmt: skip
+        assert f" {command} " in done.stdout, command
+    loaded = subprocess.run(
+        [sys.executable, "-X", "importtime", "-c", "import pipelines.cli"], capture_output=True, text=True, check=True
+    ).stderr
+    assert not any(f" {name}\n" in loaded for name in ("torch", "mlflow", "kfp", "boto3")), "start-up imports are heavy"
+    assert seconds < 5  # 0.4 s on an idle machine
