@@ -66,7 +66,7 @@ def main() -> None:
     from benchmarks._measure import where_and_when
 
     figures: dict[str, Any] = {**where_and_when(), "steps": arguments.steps, "cells": []}
-    print(f"{figures['machine']}, {figures['commit']}, {figures['date']}, {THREADS} threads", flush=True)
+    print(f"{figures['machine']}, {figures['commit']}, {figures['date']}", flush=True)
     for cell in cells:
         figures["cells"].append(result := compare(cell, arguments.steps))
         print_cell(cell, result)

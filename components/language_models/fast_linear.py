@@ -29,7 +29,7 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
 
     Not where activations are recomputed: those layers run again in backward, outside the block.
     """
-    if model.training and getattr(model, "is_gradient_checkpointing", False):
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         yield
         return
     replaced = []
