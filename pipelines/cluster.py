@@ -8,8 +8,11 @@ API; never yet run against a real one (docs/kubeflow.md).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,8 @@ from components.settings import AUTO, resolve_settings
 from pipelines.compiled_files import COMPILED, compiled_path
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
 
+TOKEN = "KFP_TOKEN"  # noqa: S105  # the name of a variable
+TIMEOUT = 10.0
 POLL_SECONDS = 10.0
 LONGEST_SILENCE = 600.0  # an API server may restart while a long run goes on
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
@@ -140,23 +145,43 @@ def _overrides(text: str) -> dict[str, Any]:
 @contextmanager
 def _client(endpoint: str) -> Iterator[Any]:
     """A client of the Pipelines API; what it raises becomes one paragraph."""
-    if not endpoint.startswith(("http://", "https://")):
-        raise InputError(f"endpoint {endpoint!r}: an http(s) address of the Kubeflow Pipelines API is wanted")
+    _check_api(endpoint)
     import kfp
 
+    silence = logging.NullHandler()  # the client logs tracebacks of what it then raises
+    logging.getLogger().addHandler(silence)
     try:
-        yield kfp.Client(host=endpoint, existing_token=os.environ.get("KFP_TOKEN"))
+        yield kfp.Client(host=endpoint, existing_token=os.environ.get(TOKEN))
     except CallforgeError:
         raise
     except Exception as error:  # kfp_server_api.ApiException, urllib3 errors, ValueError of the client
-        status = getattr(error, "status", None)
-        if status in (401, 403):
-            mend = "log in, or set KFP_TOKEN to a token that may use the namespace"
-        elif status:
-            mend = "see the log of ml-pipeline in the cluster"
-        else:
-            mend = "is it the address of the Kubeflow Pipelines API, and can it be reached from here?"
-        raise InputError(f"endpoint {endpoint}: {_short(error)}; {mend}") from error
+        raise _refusal(endpoint, _short(error), getattr(error, "status", None)) from error
+    finally:
+        logging.getLogger().removeHandler(silence)
+
+
+def _check_api(endpoint: str) -> None:
+    """Somebody answers: the client itself would try for half a minute."""
+    if not endpoint.startswith(("http://", "https://")):
+        raise InputError(f"endpoint {endpoint!r}: an http(s) address of the Kubeflow Pipelines API is wanted")
+    headers = {"Authorization": f"Bearer {os.environ[TOKEN]}"} if os.environ.get(TOKEN) else {}
+    request = urllib.request.Request(f"{endpoint.rstrip('/')}/apis/v2beta1/healthz", headers=headers)  # noqa: S310
+    try:
+        urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310  # scheme checked
+    except urllib.error.HTTPError as error:
+        raise _refusal(endpoint, f"it answers {error.code} {error.reason}", error.code) from None
+    except (OSError, ValueError) as error:
+        raise _refusal(endpoint, f"nobody answers ({getattr(error, 'reason', error)})", None) from None
+
+
+def _refusal(endpoint: str, reason: str, status: int | None) -> InputError:
+    if status in (401, 403):
+        mend = f"log in, or set {TOKEN} to a token that may use the namespace"
+    elif status and status >= 500:
+        mend = "see the log of ml-pipeline in the cluster"
+    else:
+        mend = "is it the address of the Kubeflow Pipelines API, and can it be reached from here?"
+    return InputError(f"endpoint {endpoint}: {reason}; {mend}")
 
 
 def _short(error: Exception) -> str:

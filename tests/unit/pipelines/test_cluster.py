@@ -1,0 +1,172 @@
+"""Upload, submit and follow against FakePipelinesApi: a few routes of the real HTTP API, as kfp.Client calls them.
+
+It is no Kubeflow: it shows that the requests are made and the answers understood, not that a cluster accepts them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from components.services.errors import InputError, WorkError
+from pipelines import cluster
+from pipelines.compiled_files import COMPILED
+
+
+class FakePipelinesApi(ThreadingHTTPServer):
+    """State of the fake: what was uploaded and started, and the states that the run goes through."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.pipelines: list[dict[str, Any]] = []
+        self.versions: list[str] = []
+        self.runs: list[dict[str, Any]] = []
+        self.states = ["PENDING", "RUNNING", "SUCCEEDED"]
+        self.refusals = 0  # so many GETs of the run fail with 503
+        self.status = 0  # every request is answered with it
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakePipelinesApi
+
+    def answer(self, value: Any, status: int = 200) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_GET(self) -> None:
+        path, api = urlsplit(self.path).path, self.server
+        if api.status:
+            self.answer({"error": "no entry"}, api.status)
+        elif path.endswith("/healthz"):
+            self.answer({"multi_user": False})
+        elif path.endswith("/pipelines"):
+            (text,) = parse_qs(urlsplit(self.path).query)["filter"]
+            (predicate,) = json.loads(text)["predicates"]
+            (wanted,) = (value for key, value in predicate.items() if key.lower() in ("stringvalue", "string_value"))
+            self.answer({"pipelines": [p for p in api.pipelines if p["display_name"] == wanted]})
+        elif path.endswith("/experiments"):
+            self.answer({"experiments": [{"experiment_id": "e1", "display_name": "callforge"}]})
+        elif re.search(r"/runs/r\d+$", path):
+            if api.refusals:
+                api.refusals -= 1
+                self.answer({"error": "restarting"}, 503)
+                return
+            state = api.states.pop(0) if len(api.states) > 1 else api.states[0]
+            tasks = [{"display_name": "egpo rl", "state": state}, {"display_name": "bfcl eval", "state": "PENDING"}]
+            self.answer({"run_id": "r1", "state": state, "run_details": {"task_details": tasks}})
+        else:
+            self.answer({"error": f"the fake has no {path}"}, 404)
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path, api = urlsplit(self.path).path, self.server
+        query = dict(re.findall(r"[?&](\w+)=([^&]+)", self.path))
+        if api.status:
+            self.answer({"error": "no entry"}, api.status)
+        elif path.endswith("/pipelines/upload"):
+            assert b"pipelineInfo" in body
+            api.pipelines.append({"pipeline_id": f"p{len(api.pipelines)}", "display_name": query["name"]})
+            self.answer(api.pipelines[-1])
+        elif path.endswith("/pipelines/upload_version"):
+            api.versions.append(query["name"])
+            self.answer(
+                {"pipeline_id": query["pipelineid"], "pipeline_version_id": "v1", "display_name": query["name"]}
+            )
+        elif path.endswith("/runs"):
+            api.runs.append(json.loads(body))
+            self.answer({"run_id": "r1", "experiment_id": "e1", "state": "PENDING"})
+        else:
+            self.answer({"error": f"the fake has no {path}"}, 404)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch, tmp_path) -> Iterator[FakePipelinesApi]:
+    monkeypatch.setenv("HOME", str(tmp_path))  # kfp.Client keeps a context file there
+    monkeypatch.setattr(cluster, "POLL_SECONDS", 0.01)
+    with FakePipelinesApi() as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def test_the_first_upload_makes_pipelines_the_second_versions(api):
+    names = {f"callforge-{path.stem}" for path in COMPILED.glob("*.yaml")}
+    assert {name for name, _ in cluster.upload_pipelines(api.address)} == names
+    assert {pipeline["display_name"] for pipeline in api.pipelines} == names and not api.versions
+    version = next(iter(dict(cluster.upload_pipelines(api.address)).values()))
+    assert set(api.versions) == {f"{name}-{version}" for name in names}
+    assert len(api.pipelines) == len(names)
+
+
+def test_a_run_is_started_with_its_parameters_and_settings(api):
+    told: list[str] = []
+    run = cluster.submit_run(
+        api.address, "gpu", {"data": "s3://bucket/data.jsonl.gz", "settings": '{"egpo_rl.seed": 1}'},
+        {"egpo_rl.steps": 50}, "mine", None, told.append,
+    )  # fmt: skip
+    (sent,) = api.runs
+    assert run == "r1" and sent["display_name"] == "mine" and sent["experiment_id"] == "e1"
+    parameters = sent["runtime_config"]["parameters"]
+    assert parameters["data"] == "s3://bucket/data.jsonl.gz"
+    assert json.loads(parameters["settings"]) == {"egpo_rl.seed": 1, "egpo_rl.steps": 50}
+    assert sent["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "callforge-train"
+    assert f"{api.address}/#/runs/details/r1" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("profile", "parameters", "settings", "word"),
+    [
+        ("demo", {}, {}, "gpu, gpu8, paper"),
+        ("gpu", {"date": "x"}, {}, "date"),
+        ("gpu", {"settings": "{"}, {}, "no JSON"),
+        ("gpu", {}, {"egpo_rl.stepz": 1}, "did you mean steps?"),
+    ],
+)
+def test_what_preflight_would_refuse_is_refused_here(api, profile, parameters, settings, word):
+    with pytest.raises(InputError, match=re.escape(word)):
+        cluster.submit_run(api.address, profile, parameters, settings, None, None, print)
+    assert not api.runs
+
+
+def test_a_run_is_followed_to_its_end_over_an_api_that_restarts(api):
+    told: list[str] = []
+    api.refusals = 3
+    cluster.follow_run(api.address, "r1", told.append)
+    assert told == ["egpo rl: pending", "bfcl eval: pending", "egpo rl: running", "egpo rl: succeeded", "succeeded"]
+
+
+def test_a_run_that_fails_is_a_failure_of_the_work(api):
+    api.states = ["FAILED"]
+    with pytest.raises(WorkError, match="failed"):
+        cluster.follow_run(api.address, "r1", print)
+
+
+def test_an_api_that_stays_away_is_given_up(api, monkeypatch):
+    monkeypatch.setattr(cluster, "LONGEST_SILENCE", 0.05)
+    api.refusals = 10_000
+    with pytest.raises(WorkError, match="no answer"):
+        cluster.follow_run(api.address, "r1", print)
+
+
+def test_an_api_that_refuses_is_named_with_the_mend(api):
+    api.status = 401
+    with pytest.raises(InputError, match="KFP_TOKEN"):
+        list(cluster.upload_pipelines(api.address))
