@@ -1,0 +1,17 @@
+#!/bin/sh
+# Build the container images with Docker, under the names and tags of components/images.py. Does not push.
+#   images/build.sh [REGISTRY] [NAME...]      images/build.sh registry.example.com/team light
+set -eu
+cd "$(dirname "$0")/.."
+
+registry=${1:-${CALLFORGE_REGISTRY:-ghcr.io/callforge}}
+[ $# -eq 0 ] || shift
+[ $# -gt 0 ] || set -- light train
+version=$(sed -n 's/^VERSION = "\(.*\)"$/\1/p' components/images.py)
+commit=$(git describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
+
+for name; do
+    image="$registry/callforge-$name:$version"
+    docker build -f "images/$name/Dockerfile" --build-arg "CALLFORGE_COMMIT=$commit" -t "$image" .
+    echo "built $image; push it with: docker push $image"
+done
