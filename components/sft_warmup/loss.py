@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch.nn.functional import cross_entropy
 
+from components.language_models.fast_linear import fast_linears
 from components.language_models.shared_attention import Segments, use_shared_attention
 from components.language_models.shared_prefix import model_parts, run_packed, sharing_obstacle
 from components.settings import SftWarmupSettings
@@ -76,7 +77,8 @@ def turn_losses(model: Any, batch: Sequence[Example], padding: int) -> torch.Ten
     computes in bfloat16 as well; the losses themselves are never below float32.
     """
     losses = _padded if sharing_obstacle(model) or model.device.type != "cpu" else _packed
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype is torch.bfloat16):
+    in_bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype is torch.bfloat16)
+    with in_bfloat16, fast_linears(model):
         logits = losses(model, batch, padding)
     targets = torch.tensor([token for example in batch for token in example.turn], device=logits.device)
     return cross_entropy(logits if logits.dtype is torch.float64 else logits.float(), targets, reduction="none")
