@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from components.function_calls.record import Call, Tool
 
 # Lone surrogates included: JSON escapes can spell them.
-texts = st.text(st.characters(), max_size=12)
+texts = st.text(st.characters() | st.sampled_from("\ud83d\ude00\udfff<>\"'\\"), max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
 json_values = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=12
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=8
 )
 words = st.sampled_from(
     ["city", "from", "class", "a-b", "a_b", "Get User", "Get_User", "ﬁ", "fi", "1st", "é", "x.y", "_"]

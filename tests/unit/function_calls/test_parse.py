@@ -170,6 +170,14 @@ def test_literals(literal: str, value: Any) -> None:
     assert parse_calls(f"[f(a={literal})]") == ((Call("f", {"a": value}),), "")
 
 
+def test_many_brackets_are_fine_when_they_do_not_nest() -> None:
+    rows = [[{"a": [index]}] for index in range(100)]
+    assert parse_calls(render_calls([Call("f", {"rows": rows})] * 20, NO_NAMES)) == (
+        (Call("f", {"rows": rows}),) * 20,
+        "",
+    )
+
+
 def test_names_may_be_dotted_and_lists_end_in_a_comma() -> None:
     calls, _ = parse_calls("[\n  a.b.c(x=1),\n  d(),\n]")
     assert calls == (Call("a.b.c", {"x": 1}), Call("d", {}))
