@@ -1,0 +1,128 @@
+"""Sampling from a vLLM engine in this process, beside the trainer on the same device; token ids both ways.
+
+Every rollout is a request of its own with its own seed; the prefix cache shares a group's prompt. A new adapter is a
+new directory, name and id, so that no key or value of the old one is ever reused. The engine holds its own copy of the
+base weights for the whole run: nothing is put to sleep and no weight is changed in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.language_models.samplers import Rollout
+from components.language_models.samplers.published import publish_adapter
+from components.services.errors import InputError, WorkError
+
+PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
+
+
+class VllmEngineSampler:
+    """Samples from `model`, with the adapter of the last `sync`.
+
+    Args:
+        model: directory or hub id of the base model.
+        folder: where adapters are published.
+        rank: LoRA rank to make room for.
+        memory_share: part of the device's memory vLLM may take, weights and cache together.
+        options: further arguments of vllm.LLM.
+
+    Raises:
+        InputError: vLLM is not installed, or cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        folder: Path,
+        *,
+        rank: int,
+        dtype: str,
+        max_tokens: int,
+        memory_share: float = 0.4,
+        seed: int = 0,
+        stop_token_ids: Sequence[int] = (),
+        **options: Any,
+    ) -> None:
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise InputError(
+                f"sampler=vllm: vLLM cannot be imported ({error}); install it or set another one"
+            ) from None
+        self.folder = folder
+        self.stop_token_ids = sorted(stop_token_ids)
+        try:
+            self.engine = LLM(
+                model,
+                dtype=dtype,
+                seed=seed,
+                max_model_len=max_tokens,
+                gpu_memory_utilization=memory_share,
+                enable_prefix_caching=True,
+                enable_lora=True,
+                max_lora_rank=rank,
+                max_loras=2,
+                logprobs_mode="processed_logprobs",
+                **options,
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"sampler=vllm: vLLM cannot load {model}: {error}") from error
+        self.adapter: Any = None
+
+    def sample(
+        self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int
+    ) -> list[list[Rollout]]:
+        """As Sampler.sample."""
+        from vllm import SamplingParams
+
+        requests = [(prompt, seed) for prompt, group in zip(prompts, seeds, strict=True) for seed in group]
+        outputs = self.engine.generate(
+            [{"prompt_token_ids": prompt} for prompt, _ in requests],
+            [
+                SamplingParams(
+                    seed=seed,
+                    temperature=temperature,
+                    max_tokens=max_new_tokens,
+                    top_p=1.0,
+                    top_k=0,
+                    logprobs=0,
+                    detokenize=False,
+                    stop_token_ids=self.stop_token_ids,
+                )
+                for _, seed in requests
+            ],
+            lora_request=self.adapter,
+            use_tqdm=False,
+        )
+        rollouts = iter(outputs)
+        return [[_rollout(next(rollouts).outputs[0]) for _ in group] for group in seeds]
+
+    def sync(self, adapter_folder: Path, version: int) -> None:
+        """Publish the adapter under a new name and id, probe it, switch to it.
+
+        Raises:
+            WorkError: vLLM cannot load it.
+        """
+        from vllm.lora.request import LoRARequest
+
+        place = publish_adapter(adapter_folder, self.folder, version).resolve()
+        before = self.adapter
+        self.adapter = LoRARequest(place.name, 1 if before is None else before.lora_int_id + 1, str(place))
+        try:
+            self.sample([PROBE], [[0]], 0.0, 1)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise WorkError(f"vLLM cannot load the adapter {place}: {error}") from error
+        logging.getLogger(__name__).debug("vLLM samples from %s", place.name)
+        if before is not None:
+            self.engine.llm_engine.remove_lora(before.lora_int_id)
+            shutil.rmtree(before.lora_path, ignore_errors=True)
+
+
+def _rollout(completion: Any) -> Rollout:
+    tokens = list(completion.token_ids)
+    logprobs = [places[token].logprob for token, places in zip(tokens, completion.logprobs, strict=True)]
+    return Rollout(tokens, completion.finish_reason == "stop", logprobs)

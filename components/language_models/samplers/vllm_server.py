@@ -1,0 +1,213 @@
+"""Sampling from one or several vLLM servers over their OpenAI-compatible HTTP interface; token ids both ways.
+
+Every rollout is a request of its own with its own seed; a group goes to one replica, where the prefix cache shares its
+prompt. Adapters are loaded on every replica under a new name and path, probed, and only then used; the one before is
+unloaded after that. A replica that restarted and lost its adapter gets it again, once per request.
+
+Servers need: --enable-lora --max-lora-rank R --max-loras 2 --logprobs-mode processed_logprobs, and the variable
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 (reachable from the trainer alone: it lets any caller load files). The folder of
+published adapters must be mounted at the same path on both sides.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from components.language_models.samplers import Rollout
+from components.language_models.samplers.published import publish_adapter
+from components.services.errors import InputError, WorkError
+
+CONNECTIONS = 128  # requests in flight to one replica
+PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between tries while a replica does not answer
+TIMEOUT = 600.0  # seconds one request may take
+PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
+
+
+class _AdapterLost(Exception):
+    """The replica does not know the adapter's name (any more)."""
+
+
+class VllmServerSampler:
+    """Samples from the replicas of one base model.
+
+    Args:
+        urls: base URL of each replica, like http://vllm-0:8000.
+        base_model: what the servers must serve: the same path or hub id, or one with the same last part.
+        folder: where adapters are published, seen by the servers under the same path.
+        stop_token_ids: end-of-turn tokens besides the model's own.
+
+    Raises:
+        InputError: a server serves another model, or does not give log-probabilities at the sampling temperature.
+        WorkError: a server does not answer.
+    """
+
+    def __init__(self, urls: Sequence[str], base_model: str, folder: Path, stop_token_ids: Sequence[int] = ()) -> None:
+        self.urls = [url.rstrip("/") for url in urls]
+        if not self.urls:
+            raise InputError("sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
+        self.folder = folder
+        self.stop_token_ids = sorted(stop_token_ids)
+        self.base_names = {url: self._served_name(url, base_model) for url in self.urls}
+        self.adapter: tuple[str, Path] | None = None  # name and place, the same on every replica
+        for url in self.urls:
+            self._check_logprobs(url)
+
+    def sample(
+        self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int
+    ) -> list[list[Rollout]]:
+        """As Sampler.sample.
+
+        Raises:
+            InputError: the server refuses a request, for example because a prompt exceeds its context.
+            WorkError: a replica stopped answering, or keeps losing its adapter.
+        """
+        with ThreadPoolExecutor(CONNECTIONS * len(self.urls)) as pool:
+            groups = []
+            for index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True)):
+                rest = self.urls[index % len(self.urls)], prompt, temperature, max_new_tokens
+                groups.append([pool.submit(self._rollout, seed, *rest) for seed in group])
+            try:
+                return [[rollout.result() for rollout in group] for group in groups]
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def sync(self, adapter_folder: Path, version: int) -> None:
+        """Publish the adapter, load it on every replica, probe it, switch to it, drop the one before.
+
+        Raises:
+            WorkError: a replica cannot load it or does not answer under its name.
+        """
+        before = self.adapter
+        place = publish_adapter(adapter_folder, self.folder, version).resolve()
+        for url in self.urls:
+            self._load_adapter(url, place)
+            self._complete(url, place.name, PROBE, 0, 0.0, 1)
+        self.adapter = (place.name, place)
+        if before is not None:
+            for url in self.urls:
+                self._post(url, "/v1/unload_lora_adapter", {"lora_name": before[0]}, allowed=(404,))
+            shutil.rmtree(before[1], ignore_errors=True)
+
+    def _rollout(self, seed: int, url: str, prompt: list[int], temperature: float, max_new_tokens: int) -> Rollout:
+        if self.adapter is None:
+            return self._complete(url, self.base_names[url], prompt, seed, temperature, max_new_tokens)
+        name, place = self.adapter
+        try:
+            return self._complete(url, name, prompt, seed, temperature, max_new_tokens)
+        except _AdapterLost:
+            self._load_adapter(url, place)
+        try:
+            return self._complete(url, name, prompt, seed, temperature, max_new_tokens)
+        except _AdapterLost:
+            raise WorkError(
+                f"{url} lost the adapter {name} twice: give the server room for it (--max-loras 2, --max-cpu-loras 2)"
+            ) from None
+
+    def _complete(
+        self, url: str, model: str, prompt: list[int], seed: int, temperature: float, max_new_tokens: int
+    ) -> Rollout:
+        answer = self._post(
+            url,
+            "/v1/completions",
+            {
+                "model": model,
+                "prompt": prompt,
+                "seed": seed,
+                "temperature": temperature,
+                "max_tokens": max_new_tokens,
+                "top_p": 1.0,
+                "top_k": 0,
+                "logprobs": 0,
+                "return_token_ids": True,
+                "stop_token_ids": self.stop_token_ids,
+            },
+        )
+        try:
+            (choice,) = answer["choices"]
+            tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
+            usable = len(tokens) == len(logprobs) and all(type(token) is int for token in tokens)
+        except (KeyError, TypeError, ValueError):
+            usable = False
+        if not usable:
+            raise WorkError(f"{url} answers without token ids and log-probabilities: vLLM 0.20 or newer is needed")
+        return Rollout(tokens, choice["finish_reason"] == "stop", [float(logprob) for logprob in logprobs])
+
+    def _load_adapter(self, url: str, place: Path) -> None:
+        answer = self._post(
+            url, "/v1/load_lora_adapter", {"lora_name": place.name, "lora_path": str(place)}, allowed=(400, 404)
+        )
+        message = _message(answer)
+        if answer == {"error": None} or "already" in message:
+            return
+        if message:
+            raise WorkError(
+                f"{url} cannot load the adapter {place}: {message}. It needs --enable-lora, --max-lora-rank, the "
+                "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and that folder mounted at the same path"
+            )
+
+    def _served_name(self, url: str, base_model: str) -> str:
+        served = self._post(url, "/v1/models", None).get("data", [])
+        last = Path(base_model.rstrip("/")).name
+        for model in served:
+            names = {str(model.get("id")), str(model.get("root"))}
+            if model.get("parent") is None and any(Path(name.rstrip("/")).name == last for name in names):
+                return str(model["id"])
+        found = ", ".join(str(model.get("id")) for model in served) or "nothing"
+        raise InputError(f"sampler_urls: {url} serves {found}, not the base model {base_model}")
+
+    def _check_logprobs(self, url: str) -> None:
+        """A token's log-probability must depend on the temperature: raw ones would bias every ratio."""
+        cool, warm = (self._complete(url, self.base_names[url], PROBE, 1, heat, 1) for heat in (0.5, 2.0))
+        assert cool.logprobs is not None and warm.logprobs is not None
+        if cool.tokens == warm.tokens and cool.logprobs == warm.logprobs:
+            raise InputError(
+                f"sampler_urls: {url} gives log-probabilities before the temperature; start it with "
+                "--logprobs-mode processed_logprobs"
+            )
+
+    def _post(self, url: str, path: str, body: dict[str, Any] | None, allowed: tuple[int, ...] = ()) -> Any:
+        """The answer's JSON; a GET where `body` is None. Statuses in `allowed` are answers too."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})  # noqa: S310
+        cause = ""
+        for pause in (0.0, *PAUSES):
+            time.sleep(pause)
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
+                    return _json(response.read())
+            except urllib.error.HTTPError as error:
+                answer = _json(error.read())
+                if error.code in allowed:
+                    return answer
+                if error.code == 404 and body is not None and "model" in body:
+                    raise _AdapterLost from None
+                if error.code < 500 and error.code not in (408, 429):
+                    raise InputError(f"{url}{path} refuses the request ({error.code}): {_message(answer)}") from None
+                cause = f"{error.code} {_message(answer)}"
+            except (OSError, ValueError) as error:
+                cause = str(getattr(error, "reason", error))
+        raise WorkError(f"{url} does not answer ({cause}); tried for {sum(PAUSES):.0f} s")
+
+
+def _json(text: bytes) -> Any:
+    """What a server says; plain text (vLLM's answer to a loaded adapter) counts as no error."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {"error": None, "text": text.decode("utf-8", "replace")[:500]}
+
+
+def _message(answer: Any) -> str:
+    if not isinstance(answer, dict):
+        return ""
+    error = answer.get("error") or {}
+    return str(error.get("message") if isinstance(error, dict) else error) or str(answer.get("message", ""))
