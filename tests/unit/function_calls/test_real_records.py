@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 from collections import Counter
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +22,7 @@ DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the real records of ../shared/data are not there")
 
 
+@cache
 def records_of(file: str) -> list[Record]:
     with (DATA / file).open("rb") as stream:
         records = list(read_records(stream, file))
