@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,17 +24,18 @@ from rich.table import Table
 
 from components.services.errors import CallforgeError, InputError, WorkError
 from components.services.files import write_json
-from components.services.local_run import RUN_FOLDER, sole_run
+from components.services.local_run import RUN_FOLDER, STOP, sole_run
 from components.services.progress import PROGRESS_FILE
 from components.services.stage import ERROR
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
+from pipelines.local_pipeline import KFP_ROOT, REQUEST
 from pipelines.profiles import Profile, find_profile
 from pipelines.terminal import STAGES, Terminal
 
 HOME = Path(".callforge")
 RUNS, SERVICES = HOME / "runs", HOME / "services"
-REQUEST, LOG, PROGRESS, KFP_ROOT = "run.json", "kfp.log", "progress.jsonl", "kfp"
+LOG, PROGRESS = "kfp.log", "progress.jsonl"
 DEFAULT_PROFILE = "demo"
 STOP_SECONDS = 60.0  # a stage that is told to stop may be in a long step
 
@@ -143,6 +145,7 @@ def _step_environment(folder: Path, services: Mapping[str, str]) -> dict[str, st
 
 def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -> None:
     (folder / PROGRESS).unlink(missing_ok=True)
+    shutil.rmtree(folder / KFP_ROOT, ignore_errors=True)  # KFP's own files: copies of pages, parameters
     for stage in STAGES:  # an error of an earlier attempt is not one of this
         (folder / stage / ERROR).unlink(missing_ok=True)
     with (folder / LOG).open("a", encoding="utf-8") as log:
@@ -158,6 +161,7 @@ def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -
         if process.returncode:
             raise _failure(folder, terminal)
     except KeyboardInterrupt:
+        (folder / STOP).touch()
         _stop(process, console)
         raise
     finally:

@@ -15,6 +15,8 @@ from pathlib import Path
 from components.services.local_run import join_run
 from pipelines.profiles import find_profile
 
+REQUEST, KFP_ROOT = "run.json", "kfp"  # in the run directory: what is asked for, and KFP's own files
+
 
 def main(folder: Path) -> int:
     """Run it; 1 when a step failed. The step's own error.json has the reason."""
@@ -26,8 +28,9 @@ def main(folder: Path) -> int:
 
     from pipelines.train import train
 
-    request = json.loads((folder / "run.json").read_text("utf-8"))
-    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder / "kfp"), enable_caching=False)
+    request = json.loads((folder / REQUEST).read_text("utf-8"))
+    root = str(folder / KFP_ROOT)
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=root, enable_caching=False)
     pipeline = train(find_profile(request["profile"]))
     try:
         pipeline(run_id=folder.name, settings=json.dumps(request["settings"], sort_keys=True))

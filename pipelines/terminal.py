@@ -64,7 +64,10 @@ class Terminal:
 
     def _look(self) -> None:
         for line in self._progress.lines():
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:  # half a line, of a process that was killed
+                continue
             if "event" in entry:
                 self._show_event(entry["stage"], entry["event"], entry["time"])
             else:

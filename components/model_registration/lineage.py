@@ -51,13 +51,17 @@ def score_tags(scores: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_scores(evaluation: Path | None, stage: str) -> dict[str, Any]:
-    """scores.json of the evaluation directory of the model that `stage` made; {} when it was not evaluated.
+    """scores.json of the model that `stage` made; {} when it was not evaluated.
+
+    Args:
+        evaluation: stage folder of bfcl_eval, with an evaluation directory for each model, or one such directory.
 
     Raises:
         InputError: the file is there and is no JSON object.
     """
-    path = evaluation / stage / "scores.json" if evaluation else None
-    if path is None or not path.exists():
+    places = [evaluation / stage / "scores.json", evaluation / "scores.json"] if evaluation else []
+    path = next((place for place in places if place.exists()), None)
+    if path is None:
         return {}
     try:
         scores = json.loads(path.read_text("utf-8"))

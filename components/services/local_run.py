@@ -23,7 +23,7 @@ from components.services.errors import InputError
 from components.services.progress import PROGRESS_FILE
 
 RUN_FOLDER = "CALLFORGE_RUN_FOLDER"
-LOCK, STEPS = ".lock", ".steps"
+LOCK, STEPS, STOP = ".lock", ".steps", ".stop"
 DEATH_SECONDS = 15.0  # a killed run's steps are gone in milliseconds; a loaded machine takes longer
 _held: list[IO[str]] = []  # kept open as long as the process lives
 
@@ -35,10 +35,16 @@ def run_folder() -> Path | None:
 
 
 def join_run() -> None:
-    """Take part in the run, if there is one: hold `.steps`, and die when `.lock` comes free."""
+    """Take part in the run, if there is one: hold `.steps`, and die when `.lock` comes free.
+
+    Raises:
+        SystemExit: the run was told to stop between two steps.
+    """
     folder = run_folder()
     if folder is None or _held:
         return
+    if (folder / STOP).exists():
+        raise SystemExit(1)
     steps = (folder / STEPS).open("w")
     fcntl.flock(steps, fcntl.LOCK_SH)
     _held.append(steps)
@@ -75,6 +81,7 @@ def sole_run(folder: Path) -> Iterator[None]:
                 time.sleep(0.05)
         _take(lock, folder)
         fcntl.flock(steps, fcntl.LOCK_UN)
+        (folder / STOP).unlink(missing_ok=True)
         yield
 
 
