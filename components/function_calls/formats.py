@@ -118,10 +118,7 @@ def _xlam_record(value: dict[str, Any]) -> Record:
     fields["messages"] = [{"role": "user", "content": value.get("query")}]
     for key in ("answers", "tools"):
         if isinstance(value.get(key), str):
-            try:
-                fields[key] = _DECODER.decode(value[key])
-            except (ValueError, RecursionError) as error:
-                raise RecordError("not_json", f"{key}: {error}") from None
+            fields[key] = _json(value[key], f"{key}: ")
     record = record_from_json(_normalised(fields))
     return replace(record, tools=tuple(_as_called(tool, record.answers) for tool in record.tools))
 
@@ -156,15 +153,24 @@ def _parse(piece: _Piece) -> dict[str, Any]:
     if piece.fault:
         raise RecordError(piece.fault, f"{MAX_RECORD_BYTES:,} bytes is the longest record")
     try:
-        value = _DECODER.decode(piece.data.decode("utf-8"))
-        if b"\\u" in piece.data:  # escapes may spell half a surrogate pair, which no tokenizer takes
-            json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except (UnicodeDecodeError, UnicodeEncodeError) as error:
+        text = piece.data.decode("utf-8")
+    except UnicodeDecodeError as error:
         raise RecordError("encoding", f"no UTF-8 text: {error.reason}") from None
-    except (ValueError, RecursionError) as error:
-        raise RecordError("not_json", str(error)) from None
+    value = _json(text)
     if not isinstance(value, dict):
         raise RecordError("structure", f"a record is a JSON object, this is {type(value).__name__}")
+    return value
+
+
+def _json(text: str, where: str = "") -> Any:
+    try:
+        value = _DECODER.decode(text)
+        if "\\u" in text:  # escapes may spell half a surrogate pair, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RecordError("encoding", f"{where}no UTF-8 text: {error.reason}") from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError("not_json", f"{where}{error}") from None
     return value
 
 

@@ -188,6 +188,7 @@ def test_a_bad_element_of_an_array_spoils_no_other() -> None:
         ("tools", None, "structure"),
         ("query", None, "structure"),
         ("query", "\ud800", "encoding"),
+        ("answers", '[{"name": "f", "arguments": {"a": "\\ud800"}}]', "encoding"),
     ],
 )
 def test_bad_xlam_fields(key: str, value: Any, reason: str) -> None:
