@@ -136,6 +136,8 @@ def _surely_valid(value: Any, schema: Schema) -> bool:
     kind = schema.get("type")
     if not schema.keys() <= _PLAIN or "additionalProperties" in schema or type(kind) is not str:
         return False
+    if isinstance(schema.get("items"), bool):
+        return False
     if "enum" in schema:
         return kind == "string" and type(value) is str and value in schema["enum"]
     if kind == "array":

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from function_call_strategies import json_values
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -284,6 +284,34 @@ TOOL = normalise_tool(
 )
 def test_arguments_against_the_schema(arguments: dict[str, Any], reason: str | None) -> None:
     assert check_arguments(Call("f", arguments), TOOL) == reason
+
+
+plain_schemas = st.recursive(
+    st.sampled_from(
+        [{}, STRING, INTEGER, NUMBER, {"type": "boolean"}, {"type": ["string", "null"]}, {"enum": ["a", 1]}]
+    ),
+    lambda inner: (
+        st.fixed_dictionaries({"type": st.just("array")}, optional={"items": inner | st.booleans()})
+        | st.fixed_dictionaries(
+            {"type": st.just("object"), "properties": st.dictionaries(st.sampled_from("ab"), inner)},
+            optional={"required": st.lists(st.sampled_from("ab"), unique=True), "additionalProperties": st.booleans()},
+        )
+    ),
+    max_leaves=5,
+)
+close_values = st.recursive(
+    st.sampled_from([None, True, 0, 1, 1.0, 1.5, "a", ""]),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("abc"), inner, max_size=2),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300)
+@given(plain_schemas, close_values)
+def test_arguments_are_valid_where_jsonschema_says_so(schema: dict[str, Any], value: Any) -> None:
+    tool = normalise_tool({"name": "f", "parameters": {"type": "object", "properties": {"x": schema}}})
+    valid = Draft202012Validator(tool.parameters).is_valid({"x": value})
+    assert (check_arguments(Call("f", {"x": value}), tool) is None) == valid
 
 
 def test_an_open_schema_takes_other_arguments() -> None:
