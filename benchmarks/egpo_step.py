@@ -8,8 +8,8 @@ both sides generate equally much), score the reference when KL is on, forward, b
 of its own that does its steps when told, in turns; the first step of each is not counted. Ours runs EGPO, TRL GRPO,
 which has less to do. TRL's rows per pass are 8 at P=600 and 2 above, to fit a machine of 24 GB.
 
-The limit is the time that the products of the step take, every unique token once, at the measured rate of a large
-matrix product: 2 operations per weight and token forward, 2 back (base weights are frozen, so only activations have
+The limit is the CPU seconds that the products of the step take, every unique token once, at the measured rate of a
+large matrix product: 2 operations per weight and token forward, 2 back (base weights are frozen, so only activations have
 gradients), attention over the pairs each token sees, and the head on completion tokens. Prints a table; the last line
 is one JSON object, in which `cpu_ratio_vs_trl` and `memory_ratio_vs_trl` are those of the cell P=600/C=64/G=8, KL on.
 """
@@ -93,7 +93,7 @@ def compare(cell: Cell, steps: int) -> dict[str, Any]:
     limits = pipes["ours"].recv()
     for process in processes:
         process.join()
-    result: dict[str, Any] = {"cell": asdict(cell), "limit_s": limits}
+    result: dict[str, Any] = {"cell": asdict(cell), "limit_cpu_s": limits}
     for side, measured in sides.items():
         counted = measured[1:]
         means = {name: sum(step[name] for step in counted) / len(counted) for name in counted[0]}
@@ -102,7 +102,7 @@ def compare(cell: Cell, steps: int) -> dict[str, Any]:
     result["cpu_ratio_vs_trl"] = round(trl["cpu_step"] / ours["cpu_step"], 2)
     result["wall_ratio_vs_trl"] = round(trl["wall_step"] / ours["wall_step"], 2)
     result["memory_ratio_vs_trl"] = round(ours["peak_mb"] / trl["peak_mb"], 3)
-    result["update_of_limit"] = round(limits["update"] * THREADS / ours["cpu_update"], 2)
+    result["update_of_limit"] = round(limits["update"] / ours["cpu_update"], 2)
     return result
 
 
@@ -115,8 +115,8 @@ def print_cell(cell: Cell, result: dict[str, Any]) -> None:
         row = result[side]
         times = "".join(f"{row[f'wall_{name}']:>9.2f} /{row[f'cpu_{name}']:>7.2f}" for name in columns)
         print(f"{side:<8}{times}{row['peak_mb']:>10.0f}")
-    limits = result["limit_s"]
-    print(f"{'limit':<8}" + "".join(f"{limits[name]:>9.2f}{'':>9}" for name in columns))
+    limits = result["limit_cpu_s"]
+    print(f"{'limit':<8}" + "".join(f"{'':>10}{limits[name]:>8.2f}" for name in columns))
     print(
         f"TRL / ours: CPU {result['cpu_ratio_vs_trl']:.2f}, wall {result['wall_ratio_vs_trl']:.2f}; our peak "
         f"{result['memory_ratio_vs_trl']:.2f} of TRL's; our update at {result['update_of_limit']:.0%} of its limit",
@@ -305,7 +305,7 @@ def rewards(count: int) -> list[float]:
 
 
 def limits(model: Any, cell: Cell, rate: float) -> dict[str, float]:
-    """Seconds each phase takes at the matrix product's rate, every unique token computed once."""
+    """CPU seconds each phase takes at the matrix product's rate, every unique token computed once."""
     base = model.get_base_model()
     config = base.config
     blocks = base.model.layers.named_parameters()

@@ -21,10 +21,10 @@ from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.prompts import PassRates, PromptOrder, pass_rates_from_json, pass_rates_to_json
 from components.egpo_rl.report import SAMPLES
 from components.egpo_rl.rollouts import RolloutGroup, answer_held_out, sample_groups
+from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.step_log import Explainer, GroupFacts, reward_metrics, step_line
 from components.egpo_rl.update import Learner, TrainingGroup, join_sums, make_batch
 from components.language_models.model_directory import LoadedModel
-from components.language_models.samplers import Sampler
 from components.language_models.shared_prefix import (
     Group,
     ScoreFunction,
@@ -34,7 +34,7 @@ from components.language_models.shared_prefix import (
     sharing_obstacle,
 )
 from components.language_models.tokens import thought_mask
-from components.services.errors import InputError, WorkError
+from components.services.errors import WorkError
 from components.services.progress import track
 from components.services.stage import Outputs
 from components.settings import EgpoRlSettings
@@ -42,6 +42,7 @@ from components.settings import EgpoRlSettings
 SAMPLES_PER_STEP = 4
 BEFORE, AFTER = "held out, before", "held out, after"
 TABLE_ROWS = 400
+SUSPICIOUS_KL = 0.05  # nats per token between sampler and trainer; rounding to bfloat16 makes about 0.001
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class Training:
         loaded: LoadedModel,
         order: PromptOrder,
         outputs: Outputs,
+        sampler: PolicySampler,
         checkpoints: Checkpoints,
         interruption: Interruption,
         settings_hash: str,
@@ -73,7 +75,7 @@ class Training:
         self.settings_hash = settings_hash
         self.score, self.shares = _score_function(loaded.model, world)
         self.learner = Learner(loaded.model, self.score, config, world)
-        self.sampler = _open_sampler(config, loaded)
+        self.sampler = sampler
         self.explainer = Explainer(config.max_new_tokens)
         self.place = _Place(pass_rates={})
         self.before: dict[str, float] = {}
@@ -101,7 +103,10 @@ class Training:
         started = time.perf_counter()
         place, config = self.place, self.config
         table = place.pass_rates or {}
+        self.sampler.update(step)
+        synced = time.perf_counter()
         groups, facts, cursor, metrics = self._sample(step, place.cursor, table)
+        metrics["seconds_sync"] = synced - started
         counted, totals = _choose(facts, config.prompts_per_step)
         if step == 0 and self.shares:
             self._check_sharing(groups)
@@ -175,9 +180,10 @@ class Training:
         """Greedy answers to the held-out questions: reward, and by kind."""
         if not self.order.held_out:
             return {}
-        label = f"egpo_rl {when}"
-        share = self.world.share(self.order.held_out)
-        answers = answer_held_out(self.sampler, self.loaded.tokenizer, share, self.config, label)
+        self.sampler.update(step)
+        answers = answer_held_out(
+            self.sampler, self.loaded.tokenizer, self.order.held_out, self.config, self.world, f"egpo_rl {when}"
+        )
         facts = self.world.gather([GroupFacts.of(answer) for answer in answers])
         metrics = {
             name.replace("reward", "held_out_reward"): value
@@ -197,6 +203,12 @@ class Training:
         print(step_line(step, self.config.steps, metrics), flush=True)
         if explanation := self.explainer.explain(facts, metrics):
             print(explanation, flush=True)
+        if metrics.get("sampler_kl", 0.0) > SUSPICIOUS_KL:
+            print(
+                f"  the sampler's probabilities are {metrics['sampler_kl']:.3f} nats per token from the trainer's: does "
+                "it serve the trained adapter, at the same temperature and type?",
+                flush=True,
+            )
         if not math.isfinite(metrics["grad_norm"]):
             print(f"  the gradients are not finite: step skipped ({self.place.bad_steps} in a row)", flush=True)
             metrics["skipped"] = 1.0
@@ -264,14 +276,6 @@ def _score_function(model: Any, world: World) -> tuple[ScoreFunction, bool]:
     if world.leads:
         print(f"egpo_rl: prompts are computed once per rollout, not once per group: {obstacle}", flush=True)
     return score_padded, False
-
-
-def _open_sampler(config: EgpoRlSettings, loaded: LoadedModel) -> Sampler:
-    if config.sampler == "transformers":
-        from components.language_models.samplers.transformers import TransformersSampler
-
-        return TransformersSampler(loaded.model, loaded.tokenizer)
-    raise InputError(f"egpo_rl.sampler: {config.sampler} is not available yet; use transformers")
 
 
 def _choose(facts: Sequence[GroupFacts], wanted: int) -> tuple[set[int], tuple[int, int]]:

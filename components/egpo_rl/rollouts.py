@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from components.egpo_rl.distributed import World
 from components.egpo_rl.prompts import Question
 from components.egpo_rl.rewards import REWARDS, Reward
-from components.language_models.samplers import Rollout, Sampler
+from components.egpo_rl.samplers import PolicySampler
+from components.language_models.samplers import Rollout
 from components.language_models.tokens import decode_turn
 from components.services.progress import track
 from components.settings import EgpoRlSettings
@@ -45,7 +47,7 @@ def rollout_seed(seed: int, step: int, prompt: int, sample: int) -> int:
 
 
 def sample_groups(
-    sampler: Sampler, tokenizer: Any, questions: Sequence[Question], config: EgpoRlSettings, step: int
+    sampler: PolicySampler, tokenizer: Any, questions: Sequence[Question], config: EgpoRlSettings, step: int
 ) -> tuple[list[RolloutGroup], dict[str, float]]:
     """One group per question, and the seconds that sampling and grading took."""
     started = time.perf_counter()
@@ -54,25 +56,30 @@ def sample_groups(
         for question in questions
     ]
     prompts = [question.ids for question in questions]
-    rollouts = sampler.sample(prompts, seeds, config.temperature, config.max_new_tokens) if prompts else []
+    rollouts = sampler.sample(prompts, seeds, config.temperature, config.max_new_tokens)
     sampled = time.perf_counter()
     groups = [_graded(tokenizer, question, group, config) for question, group in zip(questions, rollouts, strict=True)]
     return groups, {"seconds_sample": sampled - started, "seconds_reward": time.perf_counter() - sampled}
 
 
 def answer_held_out(
-    sampler: Sampler, tokenizer: Any, questions: Sequence[Question], config: EgpoRlSettings, label: str
+    sampler: PolicySampler,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    config: EgpoRlSettings,
+    world: World,
+    label: str,
 ) -> list[RolloutGroup]:
-    """One greedy answer per held-out question, graded by the strict rule."""
+    """One greedy answer for each of this process's share of the questions, graded by the strict rule."""
     answers: list[RolloutGroup] = []
     strict = config.model_copy(update={"reward": "binary"})
     with track(len(questions), label, "prompts") as bar:
         for start in range(0, len(questions), HELD_OUT_BATCH):
-            batch = questions[start : start + HELD_OUT_BATCH]
+            batch = world.share(questions[start : start + HELD_OUT_BATCH])
             prompts = [question.ids for question in batch]
             rollouts = sampler.sample(prompts, [[0]] * len(batch), 0.0, config.max_new_tokens)
             answers += [_graded(tokenizer, *item, strict) for item in zip(batch, rollouts, strict=True)]
-            bar.advance(len(batch))
+            bar.advance(min(HELD_OUT_BATCH, len(questions) - start))
     return answers
 
 

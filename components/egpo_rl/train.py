@@ -22,6 +22,7 @@ from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.loop import Training
 from components.egpo_rl.prompts import PromptOrder, read_training_records
 from components.egpo_rl.report import write_training_report
+from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.update import recompute_activations
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import resolve_base_model
@@ -96,8 +97,10 @@ def _run(
     remote = ""
     if outputs.run.artifact_root and world.leads:
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
+    folder = outputs.checkpoints / "adapters"
+    sampler = PolicySampler(config, loaded, card.base_model.reference, world, folder)
     with Checkpoints(outputs.checkpoints, remote, config.keep_checkpoints) as checkpoints:
-        training = Training(config, world, loaded, order, outputs, checkpoints, interruption, settings_hash)
+        training = Training(config, world, loaded, order, outputs, sampler, checkpoints, interruption, settings_hash)
         before, after = training.run()
     if world.leads:
         parents = {"records": digests["records"], "model": digests["model"]}

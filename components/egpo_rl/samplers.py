@@ -1,0 +1,69 @@
+"""The sampler of a run, and how the trained adapter reaches it.
+
+The transformers sampler shares the trained model. Other engines get the adapter as a new directory before every step;
+one process, the leader, talks to them for all, so that there is one set of adapters and one place where it can fail.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from components.egpo_rl.distributed import World
+from components.language_models.model_directory import LoadedModel
+from components.language_models.samplers import Rollout, Sampler
+from components.language_models.tokens import end_of_turn_ids
+from components.services.errors import InputError
+from components.settings import EgpoRlSettings
+
+
+class PolicySampler:
+    """Samples from the policy as it is trained; `update` hands the adapter over where the engine is another one."""
+
+    def __init__(self, config: EgpoRlSettings, loaded: LoadedModel, reference: str, world: World, folder: Path) -> None:
+        """`reference` names the base model; `folder` is seen by the servers under the same path.
+
+        Raises:
+            InputError: no server is named, or it serves another model.
+        """
+        self.world, self.model, self.folder = world, loaded.model, folder
+        self.shares_model = config.sampler == "transformers"
+        self.engine: Sampler | None = None
+        if self.shares_model or world.leads:
+            self.engine = _engine(config, loaded, reference, folder)
+
+    def update(self, version: int) -> None:
+        """Let the engine sample from the adapter as it is now."""
+        if self.shares_model or self.engine is None:
+            return
+        staging = self.folder / "staging"
+        self.model.save_pretrained(staging, safe_serialization=True, save_embedding_layers=False)
+        self.engine.sync(staging, version)
+        shutil.rmtree(staging)
+
+    def sample(
+        self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int
+    ) -> list[list[Rollout]]:
+        """As Sampler.sample; every process calls it, with prompts of its own or none."""
+        if self.shares_model:
+            assert self.engine is not None
+            return self.engine.sample(prompts, seeds, temperature, max_new_tokens) if prompts else []
+        wanted = self.world.gather(list(zip(prompts, seeds, strict=True)))
+        groups: list[list[Rollout]] = []
+        if self.engine is not None and wanted:
+            asked = [prompt for prompt, _ in wanted], [group for _, group in wanted]
+            groups = self.engine.sample(*asked, temperature, max_new_tokens)
+        return list(self.world.share(self.world.from_leader(groups)))
+
+
+def _engine(config: EgpoRlSettings, loaded: LoadedModel, reference: str, folder: Path) -> Sampler:
+    ends = sorted(end_of_turn_ids(loaded.tokenizer))
+    if config.sampler == "transformers":
+        from components.language_models.samplers.transformers import TransformersSampler
+
+        return TransformersSampler(loaded.model, loaded.tokenizer)
+    if config.sampler == "vllm_server":
+        from components.language_models.samplers.vllm_server import VllmServerSampler
+
+        return VllmServerSampler(config.sampler_urls, reference, folder, ends)
+    raise InputError("egpo_rl.sampler: vllm in this process is not there yet; use transformers or vllm_server")
