@@ -26,6 +26,7 @@ from components.bfcl_eval.scores import (
 )
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import PROMPT_VERSION
+from components.services.errors import InputError
 from components.services.files import write_json
 from components.services.stage import Outputs
 from components.settings import BfclEvalSettings
@@ -46,7 +47,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     Raises:
         InputError: an unknown category, bfcl-eval is not there, a model is not there or does not fit its base.
     """
-    questions = load_questions(config.categories, config.sample_per_category, config.seed)
+    questions = _checked_questions(config)
     from components.language_models.base_models import base_model_digest, resolve_base_model
     from components.language_models.model_directory import LoadedModel, load_adapter, load_base, read_card
 
@@ -88,7 +89,7 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
     Args:
         inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
     """
-    questions = load_questions(config.categories, config.sample_per_category, config.seed)
+    questions = _checked_questions(config)
     from components.language_models.model_directory import load_for_inference
 
     folder = inputs["model"]
@@ -103,6 +104,13 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
         outputs.folder,
     )
     return flat_metrics(evaluation.scores)
+
+
+def _checked_questions(config: BfclEvalSettings) -> list[Question]:
+    """What can be refused is, before a model is looked for."""
+    if config.sampler != "transformers":
+        raise InputError(f"bfcl_eval.sampler: {config.sampler} is not available yet; use transformers")
+    return load_questions(config.categories, config.sample_per_category, config.seed)
 
 
 def _evaluate(

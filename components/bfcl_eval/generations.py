@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import PREFIX, Question
 from components.function_calls.parse import parse_turn
-from components.services.errors import InputError
 from components.services.files import atomic_write, sha256_of_json
 from components.services.progress import track
 from components.settings import BfclEvalSettings
@@ -99,7 +98,7 @@ def generate(
     missing = sum(question.id not in journal.answers for question in questions)
     if missing:
         loaded = load()
-        sampler = open_sampler(config, loaded)
+        sampler = open_sampler(loaded)
         with track(len(questions), f"answer BFCL: {name}", "questions", done=len(questions) - missing) as bar:
             for batch in _batches(loaded, questions, config):
                 todo = [item for item in batch if item[0].id not in journal.answers]
@@ -110,13 +109,11 @@ def generate(
     return [journal.answers[question.id] for question in questions]
 
 
-def open_sampler(config: BfclEvalSettings, loaded: LoadedModel) -> Sampler:
-    """The sampler that `config` names."""
-    if config.sampler == "transformers":
-        from components.language_models.samplers.transformers import TransformersSampler
+def open_sampler(loaded: LoadedModel) -> Sampler:
+    """The sampler that answers."""
+    from components.language_models.samplers.transformers import TransformersSampler
 
-        return TransformersSampler(loaded.model, loaded.tokenizer)
-    raise InputError(f"bfcl_eval.sampler: {config.sampler} is not available yet; use transformers")
+    return TransformersSampler(loaded.model, loaded.tokenizer)
 
 
 def write_results(folder: Path, questions: Sequence[Question], answers: Sequence[Generation]) -> None:

@@ -153,7 +153,7 @@ class BatchSpy:
 @pytest.mark.parametrize("answered", [1, 3, 5])
 def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, monkeypatch, answered):
     """Greedy answers move with their neighbours' floats: a batch must have the same ones after a kill."""
-    monkeypatch.setattr(generations, "open_sampler", lambda config, loaded: BatchSpy(loaded.tokenizer))
+    monkeypatch.setattr(generations, "open_sampler", lambda loaded: BatchSpy(loaded.tokenizer))
     whole, torn = outputs(tmp_path / "whole"), outputs(tmp_path / "torn")
     evaluate.run_one(CONFIG, {"model": tiny_model}, whole)
     (journal,) = whole.checkpoints.glob("*.jsonl")
@@ -218,7 +218,8 @@ def test_a_model_that_is_not_there_is_named(stages, tmp_path):
         evaluate.run_one(CONFIG, {"model": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
 
 
-def test_unknown_categories_are_refused_before_a_model_is_looked_for(tmp_path):
-    config = CONFIG.model_copy(update={"categories": ("simple_java",)})
-    with pytest.raises(InputError, match="simple_java"):
+@pytest.mark.parametrize(("setting", "value"), [("categories", ("simple_java",)), ("sampler", "vllm")])
+def test_wrong_settings_are_refused_before_a_model_is_looked_for(tmp_path, setting, value):
+    config = CONFIG.model_copy(update={setting: value})
+    with pytest.raises(InputError, match=f"bfcl_eval.{setting}"):
         evaluate.run(config, {"sft_warmup": tmp_path, "egpo_rl": tmp_path}, outputs(tmp_path / "out"))
