@@ -9,9 +9,9 @@ of its own that does its steps when told, in turns; the first step of each is no
 which has less to do. TRL's rows per pass are 8 at P=600 and 2 above, to fit a machine of 24 GB.
 
 The limit is the CPU seconds that the products of the step take, every unique token once, at the measured rate of a
-large matrix product: 2 operations per weight and token forward, 2 back (base weights are frozen, so only activations have
-gradients), attention over the pairs each token sees, and the head on completion tokens. Prints a table; the last line
-is one JSON object, in which `cpu_ratio_vs_trl` and `memory_ratio_vs_trl` are those of the cell P=600/C=64/G=8, KL on.
+large matrix product: 2 operations per weight and token forward, 2 back (base weights are frozen, so only activations
+have gradients), attention over the pairs each token sees, and the head on completion tokens. Prints a table; the last
+line is one JSON object, whose `cpu_ratio_vs_trl` and `memory_ratio_vs_trl` are those of the cell P=600/C=64/G=8, KL on.
 """
 
 from __future__ import annotations

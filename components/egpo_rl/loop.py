@@ -205,8 +205,8 @@ class Training:
             print(explanation, flush=True)
         if metrics.get("sampler_kl", 0.0) > SUSPICIOUS_KL:
             print(
-                f"  the sampler's probabilities are {metrics['sampler_kl']:.3f} nats per token from the trainer's: does "
-                "it serve the trained adapter, at the same temperature and type?",
+                f"  the sampler is {metrics['sampler_kl']:.3f} nats per token away from the trainer: does it "
+                "serve the trained adapter, at the same temperature and type?",
                 flush=True,
             )
         if not math.isfinite(metrics["grad_norm"]):
