@@ -21,6 +21,7 @@ from components.language_models.samplers import Rollout
 from components.language_models.samplers.prefix_cache import CopiedCache, PrefixCache
 from components.language_models.shared_prefix import sharing_obstacle
 from components.language_models.tokens import end_of_turn_ids
+from components.services.errors import WorkError
 
 ROWS = 64  # rows decoded together
 BLOCK = 256  # tokens of the vocabulary whose probabilities are first added up
@@ -112,6 +113,9 @@ def _choose(logits: Tensor, draw: Tensor, temperature: float) -> tuple[Tensor, T
     """Next token and its log-probability for each row, by inversion of the distribution function.
 
     The probabilities are added up in blocks first; the token is then found inside its block, in float64.
+
+    Raises:
+        WorkError: a logit is not a number.
     """
     logits = logits.float()
     if temperature == 0:
@@ -123,6 +127,8 @@ def _choose(logits: Tensor, draw: Tensor, temperature: float) -> tuple[Tensor, T
     weights = weights.view(len(logits), -1, BLOCK)
     blocks = weights.sum(-1, dtype=torch.float64).cumsum(-1)
     total = blocks[:, -1:]
+    if not torch.isfinite(total).all():
+        raise WorkError("the model's logits are not finite: training diverged, or the weights are damaged")
     target = draw[:, None] * total
     block = torch.searchsorted(blocks, target, right=True).clamp(max=blocks.shape[1] - 1)
     before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp(min=0)), 0.0)

@@ -15,6 +15,7 @@ from components.language_models.samplers import Rollout
 from components.language_models.samplers import transformers as sampling
 from components.language_models.samplers.transformers import TransformersSampler
 from components.language_models.shared_prefix import Group, score_padded
+from components.services.errors import WorkError
 
 ENDS = set(range(25))  # many, so that a random model ends its turns
 
@@ -139,12 +140,18 @@ def test_draws_follow_the_models_distribution(adapted: Any) -> None:
 
 
 def test_a_draw_never_falls_on_an_impossible_token() -> None:
-    """Rounding may push the target past the last sum; the token found there must still be possible."""
-    logits = torch.full((4, 1000), -torch.inf)
-    logits[:, 300:310] = torch.linspace(0, -20, 10)
-    draws = torch.tensor([0.0, 1 - 1e-16, 1.0 - 2**-53, 0.5], dtype=torch.float64)
-    token, logprob = sampling._choose(logits, draws, 1.0)
-    assert ((token >= 300) & (token < 310)).all() and torch.isfinite(logprob).all()
+    """The largest draw, many times: sums of blocks and sums inside a block round differently."""
+    logits = torch.full((3000, 1000), -torch.inf)
+    logits[:, 300:400] = torch.randn(3000, 100, generator=torch.Generator().manual_seed(0))
+    token, logprob = sampling._choose(logits, torch.full((3000,), 1 - 2**-53, dtype=torch.float64), 1.0)
+    assert ((token >= 300) & (token < 400)).all() and torch.isfinite(logprob).all()
+
+
+def test_logits_that_are_not_finite_stop_the_run() -> None:
+    logits = torch.zeros(2, 1000)
+    logits[1, 5] = torch.nan
+    with pytest.raises(WorkError, match="not finite"):
+        sampling._choose(logits, torch.zeros(2, dtype=torch.float64), 1.0)
 
 
 def test_the_models_mode_is_left_as_it_was(adapted: Any) -> None:
