@@ -165,10 +165,16 @@ class EgpoRlSettings(Section):
     """Order of the prompts, and of every rollout."""
 
 
+BfclCategory = Literal[
+    "simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance", "live_simple", "live_multiple",
+    "live_parallel", "live_parallel_multiple", "live_irrelevance", "live_relevance",
+]  # fmt: skip
+
+
 class BfclEvalSettings(Section):
     """Evaluation on the Berkeley Function Calling Leaderboard."""
 
-    categories: tuple[str, ...] = (
+    categories: tuple[BfclCategory, ...] = (
         "simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance",
         "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance",
     )  # fmt: skip

@@ -101,7 +101,8 @@ def _type_name(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Literal:
         return " / ".join(f"`{value}`" for value in typing.get_args(annotation))
     if typing.get_origin(annotation) is tuple:
-        return "list of text"
+        item = typing.get_args(annotation)[0]
+        return f"list of {_type_name(item)}"
     return {int: "integer", float: "number", str: "text", bool: "true / false"}[annotation]
 
 

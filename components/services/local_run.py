@@ -24,6 +24,7 @@ from components.services.progress import PROGRESS_FILE
 
 RUN_FOLDER = "CALLFORGE_RUN_FOLDER"
 LOCK, STEPS, STOP = ".lock", ".steps", ".stop"
+LOCK_SECONDS = 1.0  # a process that is just being killed still holds its locks, and its steps look at them
 DEATH_SECONDS = 15.0  # a killed run's steps are gone in milliseconds; a loaded machine takes longer
 _held: list[IO[str]] = []  # kept open as long as the process lives
 
@@ -66,30 +67,26 @@ def sole_run(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as lock, (folder / STEPS).open("w") as steps:
-        _take(lock, folder)
+        other = f"run {folder.name}: another process is at it in {folder}; wait for it, or end it"
+        _take(lock, LOCK_SECONDS, other)
         fcntl.flock(lock, fcntl.LOCK_UN)  # lets orphans see that their run is gone
-        deadline = time.monotonic() + DEATH_SECONDS
-        while True:
-            try:
-                fcntl.flock(steps, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise InputError(
-                        f"run {folder.name}: a step of a killed run still works in {folder}; end it first"
-                    ) from None
-                time.sleep(0.05)
-        _take(lock, folder)
+        _take(steps, DEATH_SECONDS, f"run {folder.name}: a step of a killed run still works in {folder}; end it first")
+        _take(lock, LOCK_SECONDS, other)
         fcntl.flock(steps, fcntl.LOCK_UN)
         (folder / STOP).unlink(missing_ok=True)
         yield
 
 
-def _take(lock: IO[str], folder: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(f"run {folder.name}: another process is at it in {folder}; wait for it, or end it") from None
+def _take(lock: IO[str], patience: float, refusal: str) -> None:
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise InputError(refusal) from None
+            time.sleep(0.02)
 
 
 def announce(stage: str, event: str) -> None:
