@@ -101,6 +101,7 @@ def gpu() -> Profile:
             "egpo_rl.dtype": "bfloat16",
             "egpo_rl.sampler": "vllm",
             "egpo_rl.unique_tokens_per_pass": 32768,
+            "egpo_rl.gradient_checkpointing": True,
             "bfcl_eval.dtype": "bfloat16",
             "bfcl_eval.sampler": "vllm",
             "bfcl_eval.batch_size": 256,
