@@ -53,7 +53,7 @@ Model = Annotated[str, typer.Argument(help="Registered model.")]
 @app.command()
 def run(
     profile: Annotated[
-        str | None, typer.Option(help="Named recipe: demo, gpu, gpu8, paper.  [default: demo, or the run's own]")
+        str | None, typer.Option(help="Named recipe: demo, gpu, gpu8, paper. (default: demo, or what the run had)")
     ] = None,
     data: Data = None,
     data_format: DataFormat = None,
@@ -62,7 +62,7 @@ def run(
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
     artifact_root: Annotated[str | None, typer.Option(help="s3://bucket/prefix for outputs.")] = None,
     run_id: Annotated[
-        str | None, typer.Option(help="Names the run; the same id goes on where it stopped.  [default: the time]")
+        str | None, typer.Option(help="Names the run; the same id goes on where it stopped. (default: the time)")
     ] = None,
     changes: Set = None,
 ) -> None:
@@ -187,6 +187,9 @@ def submit(
     ] = None,
     run_name: Annotated[str | None, typer.Option(help="Name of the run in the Kubeflow UI.")] = None,
     namespace: Namespace = None,
+    service_account: Annotated[
+        str | None, typer.Option(help="Identity of the run's pods, e.g. callforge.  [default: the cluster's]")
+    ] = None,
     follow: Annotated[bool, typer.Option(help="Wait for the run and tell its states.")] = True,
     changes: Set = None,
 ) -> None:
@@ -201,7 +204,7 @@ def submit(
             raise InputError(f"--parameter {text}: write NAME=VALUE, e.g. data=s3://bucket/records.jsonl.gz")
         parameters[name] = value
     settings = dict(read_assignment(text) for text in changes or [])
-    run = submit_run(endpoint, profile, parameters, settings, run_name, namespace, _tell)
+    run = submit_run(endpoint, profile, parameters, settings, run_name, namespace, _tell, service_account)
     if follow:
         follow_run(endpoint, run, _tell)
 

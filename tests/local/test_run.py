@@ -76,14 +76,15 @@ def test_a_finished_run_is_not_done_again(finished, callforge):
     assert _state(folder, STAGES[1:]) == before
 
 
-def test_a_changed_setting_redoes_its_stage_and_what_follows(finished, callforge, workplace, environment):
+def test_a_changed_setting_is_said_and_redoes_its_stage_alone(finished, callforge):
     folder, _ = finished
-    before = _state(folder, ("data_refine", "sft_warmup", "egpo_rl"))
-    changed = callforge("run", "--run-id", "calm", "--set", "bfcl_eval.sample_per_category=1")
+    before = _state(folder, STAGES[1:5])
+    changed = callforge("run", "--run-id", "calm", "--set", "model_registration.alias=shadow")
     assert changed.returncode == 0, changed.stdout + changed.stderr
-    assert "bfcl_eval.sample_per_category was 2, is 1" in changed.stdout
-    assert "egpo_rl: done already" in changed.stdout and "bfcl_eval: done in" in changed.stdout
-    assert _state(folder, ("data_refine", "sft_warmup", "egpo_rl")) == before
+    assert "model_registration.alias was candidate, is shadow" in changed.stdout
+    assert "bfcl_eval: done already" in changed.stdout and "model_registration: done in" in changed.stdout
+    assert "callforge-tiny version 1, alias shadow" in changed.stdout, "the same weights are the same version"
+    assert _state(folder, STAGES[1:5]) == before
 
 
 def test_killed_in_every_stage_it_ends_the_same(finished, tiny_run, workplace, environment, callforge):
