@@ -55,12 +55,14 @@ def submit_run(
     run_name: str | None,
     namespace: str | None,
     tell: Callable[[str], None],
+    service_account: str | None = None,
 ) -> str:
     """Start the compiled training pipeline of `profile`; returns the id of the Kubeflow run.
 
     Args:
         parameters: run parameters by name, as the Kubeflow form shows them.
         settings: further settings, dotted; they become the parameter `settings`.
+        service_account: identity of the run's pods (manifests/base has one); None is the cluster's default.
 
     Raises:
         InputError: an unknown profile, parameter or setting, or an endpoint that refuses.
@@ -78,8 +80,9 @@ def submit_run(
     name = run_name or f"callforge-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
     with _client(endpoint) as client:
         run = client.create_run_from_pipeline_package(
-            str(package), arguments=arguments, run_name=name, experiment_name="callforge", namespace=namespace
-        )
+            str(package), arguments=arguments, run_name=name, experiment_name="callforge", namespace=namespace,
+            service_account=service_account,
+        )  # fmt: skip
         tell(f"started {name}: {endpoint.rstrip('/')}/#/runs/details/{run.run_id}")
         return str(run.run_id)
 

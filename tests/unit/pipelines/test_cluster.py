@@ -120,10 +120,11 @@ def test_a_run_is_started_with_its_parameters_and_settings(api):
     told: list[str] = []
     run = cluster.submit_run(
         api.address, "gpu", {"data": "s3://bucket/data.jsonl.gz", "settings": '{"egpo_rl.seed": 1}'},
-        {"egpo_rl.steps": 50}, "mine", None, told.append,
+        {"egpo_rl.steps": 50}, "mine", None, told.append, service_account="callforge",
     )  # fmt: skip
     (sent,) = api.runs
     assert run == "r1" and sent["display_name"] == "mine" and sent["experiment_id"] == "e1"
+    assert sent["service_account"] == "callforge"
     parameters = sent["runtime_config"]["parameters"]
     assert parameters["data"] == "s3://bucket/data.jsonl.gz"
     assert json.loads(parameters["settings"]) == {"egpo_rl.seed": 1, "egpo_rl.steps": 50}
