@@ -1,19 +1,20 @@
 """The sampler of a run, and how the trained adapter reaches it.
 
-The transformers sampler shares the trained model. Other engines get the adapter as a new directory before every step;
-one process, the leader, talks to them for all, so that there is one set of adapters and one place where it can fail.
+The transformers sampler shares the trained model. vLLM gets the adapter as a new directory before every step. In
+process, each process has its own engine; servers are talked to by one process, the leader, for all, so that there is
+one set of adapters on them and one place where it can fail.
 """
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from components.egpo_rl.distributed import World
 from components.language_models.model_directory import LoadedModel
 from components.language_models.samplers import Rollout, Sampler
 from components.language_models.tokens import end_of_turn_ids
-from components.services.errors import InputError
 from components.settings import EgpoRlSettings
 
 
@@ -28,15 +29,16 @@ class PolicySampler:
         """
         self.world, self.model, self.folder = world, loaded.model, folder
         self.shares_model = config.sampler == "transformers"
+        self.leader_asks = config.sampler == "vllm_server"
         self.engine: Sampler | None = None
-        if self.shares_model or world.leads:
-            self.engine = _engine(config, loaded, reference, folder)
+        if world.leads or not self.leader_asks:
+            self.engine = _engine(config, loaded, reference, folder / f"rank{world.rank}")
 
     def update(self, version: int) -> None:
         """Let the engine sample from the adapter as it is now."""
         if self.shares_model or self.engine is None:
             return
-        staging = self.folder / "staging"
+        staging = self.folder / f"staging{self.world.rank}"
         self.model.save_pretrained(staging, safe_serialization=True, save_embedding_layers=False)
         self.engine.sync(staging, version)
         shutil.rmtree(staging)
@@ -45,7 +47,7 @@ class PolicySampler:
         self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int
     ) -> list[list[Rollout]]:
         """As Sampler.sample; every process calls it, with prompts of its own or none."""
-        if self.shares_model:
+        if not self.leader_asks:
             assert self.engine is not None
             return self.engine.sample(prompts, seeds, temperature, max_new_tokens) if prompts else []
         wanted = self.world.gather(list(zip(prompts, seeds, strict=True)))
@@ -66,4 +68,21 @@ def _engine(config: EgpoRlSettings, loaded: LoadedModel, reference: str, folder:
         from components.language_models.samplers.vllm_server import VllmServerSampler
 
         return VllmServerSampler(config.sampler_urls, reference, folder, ends)
-    raise InputError("egpo_rl.sampler: vllm in this process is not there yet; use transformers or vllm_server")
+    from components.language_models.samplers.vllm_engine import VllmEngineSampler
+
+    return VllmEngineSampler(
+        str(loaded.path),
+        folder,
+        rank=loaded.model.peft_config["default"].r,
+        dtype=config.dtype,
+        max_tokens=longest_sequence(config, loaded.model),
+        seed=config.seed,
+        stop_token_ids=ends,
+    )
+
+
+def longest_sequence(config: EgpoRlSettings, model: Any) -> int:
+    """Tokens of the longest prompt and completion together: what the settings ask for, within the model's context."""
+    context = getattr(model.config, "max_position_embeddings", None)
+    wanted = config.max_prompt_tokens + config.max_new_tokens
+    return min(wanted, context) if context else wanted
