@@ -2,7 +2,9 @@
 
 MKL, which torch calls for float32 on a CPU, packs a weight again for every product; for the few rows of a decode step
 that is most of the work. Here the frozen weight is packed once and kept beside the model, once for x W' and, on the
-first backward, once for g W: memory for speed (docs/benchmarks.md has both). The adapter stays unmerged.
+first backward, once for g W: memory for speed (docs/benchmarks.md has both). For many small products without a
+gradient, as in decoding, the adapter may be added to a copy of the weight for the time of the block; the weight itself
+is never changed.
 
 Other devices, other types and layers that are not plain keep the forward they have.
 """
@@ -24,10 +26,13 @@ _packs: WeakKeyDictionary[nn.Linear, dict[str, tuple[Any, Tensor]]] = WeakKeyDic
 
 
 @contextmanager
-def fast_linears(model: nn.Module) -> Iterator[None]:
+def fast_linears(model: nn.Module, *, merged: bool = False) -> Iterator[None]:
     """Run the linear layers of `model` from packed weights inside the block; gradients may be taken after it.
 
     Not where activations are recomputed: those layers run again in backward, outside the block.
+
+    Args:
+        merged: add each adapter to a copy of its layer's weight first, in float32; then there is no gradient.
     """
     if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
         yield
@@ -41,7 +46,7 @@ def fast_linears(model: nn.Module) -> Iterator[None]:
         if type(module) is LoraLinear:
             inner.update(module.modules())
             if _is_plain_adapter(module):
-                forward = _adapted_forward(module)
+                forward = (_merged_forward if merged else _adapted_forward)(module)
         elif type(module) is nn.Linear and _is_packable(module):
             forward = _plain_forward(module)
         if forward is not None:
@@ -92,6 +97,17 @@ def _adapted_forward(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
     return forward
 
 
+def _merged_forward(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
+    if layer.disable_adapters:
+        return _plain_forward(layer.base_layer)
+    name = next(name for name in layer.active_adapters if name in layer.lora_A)
+    down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
+    base = layer.base_layer
+    weight = torch.addmm(base.weight.detach(), up, down, alpha=layer.scaling[name])
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return lambda states: _product(states.reshape(-1, states.shape[-1]), packed, base.bias).view(*states.shape[:-1], -1)
+
+
 class _Linear(torch.autograd.Function):
     """y = x W' + b + s (x A') B', with gradients to x, A [r, in] and B [out, r]; W and b are frozen."""
 
@@ -120,7 +136,7 @@ class _Linear(torch.autograd.Function):
             flat, narrow, down, up = ctx.saved_tensors
             of_narrow = (flat_grad @ up).mul_(ctx.scale)
             of_down = of_narrow.T @ flat
-            of_up = (flat_grad.T @ narrow).mul_(ctx.scale)
+            of_up = (narrow.T @ flat_grad).mul_(ctx.scale).T  # in this order MKL is twice as fast
             if of_states is not None:
                 of_states.addmm_(of_narrow, down)
         return None if of_states is None else of_states.view(*grad.shape[:-1], -1), None, of_down, of_up, None

@@ -24,6 +24,7 @@ from components.language_models.tokens import end_of_turn_ids
 from components.services.errors import WorkError
 
 ROWS = 64  # rows decoded together
+MERGING_PAYS = 16  # decode steps after which adding the adapter to a copy of the weights has paid for itself
 BLOCK = 256  # tokens of the vocabulary whose probabilities are first added up
 
 
@@ -45,7 +46,8 @@ class TransformersSampler:
     ) -> list[list[Rollout]]:
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         groups: list[list[Rollout]] = [[] for _ in prompts]
-        with torch.inference_mode(), _evaluation(self.model), fast_linears(self.model):
+        merged = max_new_tokens >= MERGING_PAYS
+        with torch.inference_mode(), _evaluation(self.model), fast_linears(self.model, merged=merged):
             for batch in _batches(order, seeds):
                 sampled = self._decode(
                     [prompts[i] for i in batch], [seeds[i] for i in batch], temperature, max_new_tokens

@@ -44,6 +44,20 @@ def test_logits_and_gradients_stay_the_same() -> None:
     torch.testing.assert_close(fast_gradients, plain_gradients, rtol=1e-4, atol=1e-5)
 
 
+def test_an_adapter_merged_for_the_block_gives_the_same_logits_and_leaves_the_weights() -> None:
+    model = make_model()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with torch.no_grad():
+        plain = model(input_ids=TOKENS).logits
+        with fast_linears(model, merged=True):
+            torch.testing.assert_close(model(input_ids=TOKENS).logits, plain, rtol=1e-5, atol=1e-5)
+        with model.disable_adapter():
+            base = model(input_ids=TOKENS).logits
+            with fast_linears(model, merged=True):
+                torch.testing.assert_close(model(input_ids=TOKENS).logits, base, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
 def test_layers_run_packed_inside_the_block_alone() -> None:
     model = make_model()
     layer = model.get_base_model().model.layers[0].mlp.up_proj
