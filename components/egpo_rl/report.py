@@ -55,12 +55,12 @@ def write_training_report(
                 "Held-out prompts, answered greedily", ["", "before", "after"], rows, "Never trained on; strict rule."
             )
         )
-    for title, label, names in _CHARTS:
-        series = {name: points for name in names if (points := _points(steps, name))}
-        if series:
-            sections.append(Lines(title, "step", label, series))
-    if reasons := _reasons(steps):
-        sections.append(Lines("Why rollouts failed", "step", "share of rollouts", reasons))
+    charts = [(title, label, {name: _points(steps, name) for name in names}) for title, label, names in _CHARTS]
+    charts.insert(1, ("Why rollouts failed", "share of rollouts", _reasons(steps)))
+    for title, label, series in charts:
+        drawn = {name: points for name, points in series.items() if points}
+        if drawn:
+            sections.append(Lines(title, "step", label, drawn))
     sections.append(Examples("Sample completions", _examples(folder / SAMPLES)))
     write_report(folder / "report.html", "EGPO reinforcement learning", summary, sections)
     return final
