@@ -5,7 +5,7 @@
 
 A step is: sample one group of G completions of C tokens for a prompt of P tokens (no token ends a completion, so
 both sides generate equally much), score the reference when KL is on, forward, backward, AdamW. Each side is a process
-of its own that does its steps when told, in turns; the first step of each is not counted. Ours runs EGPO, TRL GRPO,
+of its own that does its steps when told, in turns; `--uncounted` first steps of each are left out. Ours runs EGPO, TRL GRPO,
 which has less to do. TRL's rows per pass are 8 at P=600 and 2 above, to fit a machine of 24 GB.
 
 The limit is the CPU seconds that the products of the step take, every unique token once, at the measured rate of a
@@ -50,6 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one cell: P=600, C=64, G=8, KL on")
     parser.add_argument("--steps", type=int, default=2, help="counted steps of each side and cell")
+    parser.add_argument("--uncounted", type=int, default=1, help="steps before those, to warm up")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--cells", help="cells of the grid by number, e.g. 0,3 (default: all)")
     arguments = parser.parse_args()
@@ -65,28 +66,33 @@ def main() -> None:
     cells = [Cell(*QUICK)] if arguments.quick else grid
     from benchmarks._measure import where_and_when
 
-    figures: dict[str, Any] = {**where_and_when(), "steps": arguments.steps, "cells": []}
+    figures: dict[str, Any] = {
+        **where_and_when(),
+        "steps": arguments.steps,
+        "uncounted": arguments.uncounted,
+        "cells": [],
+    }
     print(f"{figures['machine']}, {figures['commit']}, {figures['date']}", flush=True)
     for cell in cells:
-        figures["cells"].append(result := compare(cell, arguments.steps))
+        figures["cells"].append(result := compare(cell, arguments.uncounted, arguments.steps))
         print_cell(cell, result)
         if cell == Cell(*QUICK):
             figures |= {name: result[name] for name in ("cpu_ratio_vs_trl", "memory_ratio_vs_trl")}
     print(json.dumps(figures))
 
 
-def compare(cell: Cell, steps: int) -> dict[str, Any]:
+def compare(cell: Cell, uncounted: int, steps: int) -> dict[str, Any]:
     """Both sides of one cell, a step of one after a step of the other."""
     context = multiprocessing.get_context("spawn")
     sides: dict[str, list[dict[str, float]]] = {"ours": [], "trl": []}
     pipes, processes = {}, []
     for side, worker in (("ours", our_side), ("trl", trl_side)):
         pipes[side], theirs = context.Pipe()
-        processes.append(context.Process(target=worker, args=(cell, steps + 1, theirs), daemon=True))
+        processes.append(context.Process(target=worker, args=(cell, uncounted + steps, theirs), daemon=True))
         processes[-1].start()
         theirs.close()
         assert pipes[side].recv() == "ready"
-    for _ in range(steps + 1):
+    for _ in range(uncounted + steps):
         for side, pipe in pipes.items():
             pipe.send("step")
             sides[side].append(pipe.recv())
@@ -95,7 +101,7 @@ def compare(cell: Cell, steps: int) -> dict[str, Any]:
         process.join()
     result: dict[str, Any] = {"cell": asdict(cell), "limit_cpu_s": limits}
     for side, measured in sides.items():
-        counted = measured[1:]
+        counted = measured[uncounted:]
         means = {name: sum(step[name] for step in counted) / len(counted) for name in counted[0]}
         result[side] = means | {"peak_mb": max(step["peak_mb"] for step in measured)}
     ours, trl = result["ours"], result["trl"]
