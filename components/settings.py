@@ -189,10 +189,6 @@ class BfclEvalSettings(Section):
     """Questions generated together."""
     temperature: float = Field(default=0.0, ge=0)
     """0 is greedy."""
-    sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
-    """What generates the answers."""
-    sampler_urls: tuple[str, ...] = ()
-    """Base URLs of the replicas of `vllm_server`."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
     seed: int = Field(default=0, ge=0)

@@ -91,7 +91,7 @@ def tiny() -> Profile:
 
 
 def gpu() -> Profile:
-    """One GPU of 80 GB and a model of about 4 billion weights: LoRA, vLLM in the same process."""
+    """One GPU of 80 GB and a model of about 4 billion weights: LoRA, vLLM in the same process for rollouts."""
     return Profile(
         name="gpu",
         settings={
@@ -103,7 +103,6 @@ def gpu() -> Profile:
             "egpo_rl.unique_tokens_per_pass": 32768,
             "egpo_rl.gradient_checkpointing": True,
             "bfcl_eval.dtype": "bfloat16",
-            "bfcl_eval.sampler": "vllm",
             "bfcl_eval.batch_size": 256,
         },
         resources=_resources(gpus=1, cpu="12", memory="96Gi", shared_memory="16Gi"),

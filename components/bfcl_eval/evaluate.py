@@ -26,7 +26,6 @@ from components.bfcl_eval.scores import (
 )
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import PROMPT_VERSION
-from components.services.errors import InputError
 from components.services.files import write_json
 from components.services.stage import Outputs
 from components.settings import BfclEvalSettings
@@ -47,7 +46,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     Raises:
         InputError: an unknown category, bfcl-eval is not there, a model is not there or does not fit its base.
     """
-    questions = _checked_questions(config)
+    questions = load_questions(config.categories, config.sample_per_category, config.seed)
     from components.language_models.base_models import base_model_digest, resolve_base_model
     from components.language_models.model_directory import LoadedModel, load_adapter, load_base, read_card
 
@@ -89,7 +88,7 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
     Args:
         inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
     """
-    questions = _checked_questions(config)
+    questions = load_questions(config.categories, config.sample_per_category, config.seed)
     from components.language_models.model_directory import load_for_inference
 
     folder = inputs["model"]
@@ -104,13 +103,6 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
         outputs.folder,
     )
     return flat_metrics(evaluation.scores)
-
-
-def _checked_questions(config: BfclEvalSettings) -> list[Question]:
-    """What can be refused is, before a model is looked for."""
-    if config.sampler != "transformers":
-        raise InputError(f"bfcl_eval.sampler: {config.sampler} is not available yet; use transformers")
-    return load_questions(config.categories, config.sample_per_category, config.seed)
 
 
 def _evaluate(
@@ -138,7 +130,7 @@ def _evaluate(
         "prompt_version": PROMPT_VERSION,
         "seed": config.seed,
         "sampling": config.model_dump(
-            mode="json", include={"temperature", "max_new_tokens", "max_prompt_tokens", "sampler", "dtype"}
+            mode="json", include={"temperature", "max_new_tokens", "max_prompt_tokens", "dtype"}
         ),
         "questions": {
             "asked": asked,

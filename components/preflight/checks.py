@@ -25,7 +25,7 @@ from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
 from components.services.tracking import check_server, tracking_uri
-from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, Settings, resolve_settings
+from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, EgpoRlSettings, Settings, resolve_settings
 
 STAGE = "preflight"
 STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
@@ -131,10 +131,8 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
     if "sft_warmup" in stages:
         yield partial(_check_base_model, settings.sft_warmup.base_model, here)
     if "egpo_rl" in stages:
-        yield partial(_check_sampler, "egpo_rl", settings.egpo_rl, here)
+        yield partial(_check_sampler, settings.egpo_rl, here)
         yield partial(_check_budget, settings)
-    if "bfcl_eval" in stages:
-        yield partial(_check_sampler, "bfcl_eval", settings.bfcl_eval, here)
     if "model_registration" in stages:
         yield partial(_check_registration, settings)
 
@@ -211,27 +209,25 @@ def _check_hub(name: str, reference: str) -> None:
         raise InputError(f"{name}: {reference}: the hub does not give it ({error}); {mend}, or set HF_TOKEN") from None
 
 
-def _check_sampler(section: str, settings: Any, here: bool) -> None:
+def _check_sampler(settings: EgpoRlSettings, here: bool) -> None:
     """vLLM is there: as a package in a local run, as a server that answers where one is named."""
     if settings.sampler == "vllm" and here and find_spec("vllm") is None:
-        raise InputError(
-            f"{section}.sampler: vllm is not installed here; set {section}.sampler=transformers, or install it"
-        )
+        raise InputError("egpo_rl.sampler: vllm is not installed here; set egpo_rl.sampler=transformers, or install it")
     if settings.sampler != "vllm_server":
         if settings.sampler_urls:
             raise InputError(
-                f"{section}.sampler_urls: they have no effect with sampler={settings.sampler}; set vllm_server"
+                f"egpo_rl.sampler_urls: they have no effect with sampler={settings.sampler}; set vllm_server"
             )
         return
     if not settings.sampler_urls:
-        raise InputError(f"{section}.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
+        raise InputError("egpo_rl.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
     for url in settings.sampler_urls:
         if not url.startswith(("http://", "https://")):
-            raise InputError(f"{section}.sampler_urls: {url}: an http(s) address is wanted")
+            raise InputError(f"egpo_rl.sampler_urls: {url}: an http(s) address is wanted")
         try:
             urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=TIMEOUT).close()  # noqa: S310  # scheme checked
         except (OSError, urllib.error.URLError) as error:
-            raise InputError(f"{section}.sampler_urls: {url}: no vLLM server answers there ({error})") from None
+            raise InputError(f"egpo_rl.sampler_urls: {url}: no vLLM server answers there ({error})") from None
 
 
 def _check_budget(settings: Settings) -> None:

@@ -218,7 +218,7 @@ def test_a_model_that_is_not_there_is_named(stages, tmp_path):
         evaluate.run_one(CONFIG, {"model": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
 
 
-@pytest.mark.parametrize(("setting", "value"), [("categories", ("simple_java",)), ("sampler", "vllm")])
+@pytest.mark.parametrize(("setting", "value"), [("categories", ("simple_java",))])
 def test_wrong_settings_are_refused_before_a_model_is_looked_for(tmp_path, setting, value):
     config = CONFIG.model_copy(update={setting: value})
     with pytest.raises(InputError, match=f"bfcl_eval.{setting}"):

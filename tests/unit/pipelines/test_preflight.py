@@ -140,8 +140,8 @@ def test_servers_are_asked(server, monkeypatch):
 def test_settings_that_contradict_each_other(local):
     (found,) = problems(settings(egpo_rl__unique_tokens_per_pass=100, egpo_rl__max_new_tokens=100), here=True)
     assert "egpo_rl.unique_tokens_per_pass" in found
-    (found,) = problems(settings(bfcl_eval__sampler="vllm"), here=True)
-    assert "bfcl_eval.sampler" in found and "not installed" in found
+    (found,) = problems(settings(egpo_rl__sampler="vllm"), here=True)
+    assert "egpo_rl.sampler" in found and "not installed" in found
     (found,) = problems(settings(egpo_rl__sampler_urls=["http://x"]), here=True)
     assert "no effect" in found
 
