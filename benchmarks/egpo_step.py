@@ -5,8 +5,8 @@
 
 A step is: sample one group of G completions of C tokens for a prompt of P tokens (no token ends a completion, so
 both sides generate equally much), score the reference when KL is on, forward, backward, AdamW. Each side is a process
-of its own that does its steps when told, in turns; `--uncounted` first steps of each are left out. Ours runs EGPO, TRL GRPO,
-which has less to do. TRL's rows per pass are 8 at P=600 and 2 above, to fit a machine of 24 GB.
+of its own that does its steps when told, in turns; the `--uncounted` first steps of each are left out. Ours runs EGPO,
+TRL GRPO, which has less to do. TRL's rows per pass are 8 at P=600 and 2 above, to fit a machine of 24 GB.
 
 The limit is the CPU seconds that the products of the step take, every unique token once, at the measured rate of a
 large matrix product: 2 operations per weight and token forward, 2 back (base weights are frozen, so only activations
