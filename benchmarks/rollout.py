@@ -3,7 +3,7 @@
     python -m benchmarks.rollout [--quick]
 
 SmolLM2-135M in float32 with a LoRA adapter of rank 16, temperature 0.7, no token ends a completion, so both sides make
-equally many. Both run in turns in one process, the first round is not counted; ours gives log-probabilities as well,
+equally many. Both run in turns in one process, after one short call each; ours gives log-probabilities as well,
 `generate` does not. The cells differ in prompt P, completion C, group G and the number of prompts sampled together.
 
 The bound is what a decode step cannot avoid: it reads every weight once, at the rate this machine reads memory, or it
@@ -55,13 +55,15 @@ def main() -> None:
 
     from benchmarks._measure import matmul_rate, where_and_when
     from benchmarks.egpo_step import load_model, prompt_text
-    from components.language_models.samplers.transformers import TransformersSampler
+    from components.language_models.samplers.transformers import MERGING_PAYS, TransformersSampler
 
     torch.set_num_threads(THREADS)
     figures: dict[str, Any] = {**where_and_when(), "cells": []}
     model, tokenizer = load_model()
     sampler = TransformersSampler(model, tokenizer)
     sampler.ends = torch.tensor([], dtype=torch.long)
+    sampler.sample([list(range(100))], [[0]], TEMPERATURE, 2 * MERGING_PAYS)
+    generate(model, [list(range(100))], Cell(100, 2, 1, 1), 0)
     weights = sum(weight.numel() for name, weight in model.named_parameters() if "lora_" not in name)
     rate, bandwidth = matmul_rate("cpu", torch.float32, 2048), read_rate()
     print(f"{figures['machine']}, {figures['commit']}, {figures['date']}, {THREADS} threads")
@@ -80,13 +82,12 @@ def main() -> None:
         }
         result: dict[str, Any] = {"cell": asdict(cell)}
         spent = {side: [0.0, 0.0] for side in sides}
-        for number in range(ROUNDS + 1):
+        for number in range(ROUNDS):
             for side, sample in sides.items():
                 wall, cpu = time.perf_counter(), time.process_time()
                 sample(number)
-                if number:
-                    spent[side][0] += time.perf_counter() - wall
-                    spent[side][1] += time.process_time() - cpu
+                spent[side][0] += time.perf_counter() - wall
+                spent[side][1] += time.process_time() - cpu
         for side, (wall, cpu) in spent.items():
             result[side] = {"tokens_per_s": ROUNDS * cell.tokens / wall, "cpu_s": cpu / ROUNDS}
         rows = cell.group * cell.prompts
