@@ -11,6 +11,7 @@ published adapters must be mounted at the same path on both sides.
 
 from __future__ import annotations
 
+import http.client
 import json
 import shutil
 import time
@@ -18,6 +19,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,14 @@ PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
 
 class _AdapterLost(Exception):
     """The replica does not know the adapter's name (any more)."""
+
+
+class _Refused(Exception):
+    """The replica answered with an error that asking again would not mend."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class VllmServerSampler:
@@ -90,11 +100,15 @@ class VllmServerSampler:
         place = publish_adapter(adapter_folder, self.folder, version).resolve()
         for url in self.urls:
             self._load_adapter(url, place)
-            self._complete(url, place.name, PROBE, 0, 0.0, 1)
+            try:
+                self._complete(url, place.name, PROBE, 0, 0.0, 1)
+            except _AdapterLost:
+                raise WorkError(f"{url} does not know the adapter {place.name} right after loading it") from None
         self.adapter = (place.name, place)
         if before is not None:
             for url in self.urls:
-                self._post(url, "/v1/unload_lora_adapter", {"lora_name": before[0]}, allowed=(404,))
+                with suppress(_Refused):  # a replica that restarted has lost it already
+                    self._ask(url, "/v1/unload_lora_adapter", {"lora_name": before[0]})
             shutil.rmtree(before[1], ignore_errors=True)
 
     def _rollout(self, seed: int, url: str, prompt: list[int], temperature: float, max_new_tokens: int) -> Rollout:
@@ -115,22 +129,24 @@ class VllmServerSampler:
     def _complete(
         self, url: str, model: str, prompt: list[int], seed: int, temperature: float, max_new_tokens: int
     ) -> Rollout:
-        answer = self._post(
-            url,
-            "/v1/completions",
-            {
-                "model": model,
-                "prompt": prompt,
-                "seed": seed,
-                "temperature": temperature,
-                "max_tokens": max_new_tokens,
-                "top_p": 1.0,
-                "top_k": 0,
-                "logprobs": 0,
-                "return_token_ids": True,
-                "stop_token_ids": self.stop_token_ids,
-            },
-        )
+        request = {
+            "model": model,
+            "prompt": prompt,
+            "seed": seed,
+            "temperature": temperature,
+            "max_tokens": max_new_tokens,
+            "top_p": 1.0,
+            "top_k": 0,
+            "logprobs": 0,
+            "return_token_ids": True,
+            "stop_token_ids": self.stop_token_ids,
+        }
+        try:
+            answer = self._ask(url, "/v1/completions", request)
+        except _Refused as error:
+            if error.status == 404 and model != self.base_names[url]:
+                raise _AdapterLost from None
+            raise InputError(f"{url} refuses a request ({error.status}): {error}") from None
         try:
             (choice,) = answer["choices"]
             tokens, logprobs = choice["token_ids"], choice["logprobs"]["token_logprobs"]
@@ -142,20 +158,20 @@ class VllmServerSampler:
         return Rollout(tokens, choice["finish_reason"] == "stop", [float(logprob) for logprob in logprobs])
 
     def _load_adapter(self, url: str, place: Path) -> None:
-        answer = self._post(
-            url, "/v1/load_lora_adapter", {"lora_name": place.name, "lora_path": str(place)}, allowed=(400, 404)
-        )
-        message = _message(answer)
-        if answer == {"error": None} or "already" in message:
-            return
-        if message:
-            raise WorkError(
-                f"{url} cannot load the adapter {place}: {message}. It needs --enable-lora, --max-lora-rank, the "
-                "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and that folder mounted at the same path"
-            )
+        try:
+            self._ask(url, "/v1/load_lora_adapter", {"lora_name": place.name, "lora_path": str(place)})
+        except _Refused as error:
+            if "already" not in str(error):
+                raise WorkError(
+                    f"{url} cannot load the adapter {place}: {error}. It needs --enable-lora, --max-lora-rank, the "
+                    "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and that folder mounted at the same path"
+                ) from None
 
     def _served_name(self, url: str, base_model: str) -> str:
-        served = self._post(url, "/v1/models", None).get("data", [])
+        try:
+            served = self._ask(url, "/v1/models")["data"]
+        except (_Refused, KeyError, TypeError):
+            raise InputError(f"sampler_urls: {url} is no vLLM server: it lists no models at /v1/models") from None
         last = Path(base_model.rstrip("/")).name
         for model in served:
             names = {str(model.get("id")), str(model.get("root"))}
@@ -174,8 +190,8 @@ class VllmServerSampler:
                 "--logprobs-mode processed_logprobs"
             )
 
-    def _post(self, url: str, path: str, body: dict[str, Any] | None, allowed: tuple[int, ...] = ()) -> Any:
-        """The answer's JSON; a GET where `body` is None. Statuses in `allowed` are answers too."""
+    def _ask(self, url: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """The answer's JSON, or its text; a GET where `body` is None. Patient while the replica does not answer."""
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(url + path, data, {"Content-Type": "application/json"})  # noqa: S310
         cause = ""
@@ -183,31 +199,27 @@ class VllmServerSampler:
             time.sleep(pause)
             try:
                 with urllib.request.urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
-                    return _json(response.read())
+                    return _parse(response.read())
             except urllib.error.HTTPError as error:
-                answer = _json(error.read())
-                if error.code in allowed:
-                    return answer
-                if error.code == 404 and body is not None and "model" in body:
-                    raise _AdapterLost from None
+                cause = _message(_parse(error.read()))
                 if error.code < 500 and error.code not in (408, 429):
-                    raise InputError(f"{url}{path} refuses the request ({error.code}): {_message(answer)}") from None
-                cause = f"{error.code} {_message(answer)}"
-            except (OSError, ValueError) as error:
+                    raise _Refused(error.code, cause) from None
+                cause = f"{error.code} {cause}"
+            except (OSError, http.client.HTTPException) as error:
                 cause = str(getattr(error, "reason", error))
         raise WorkError(f"{url} does not answer ({cause}); tried for {sum(PAUSES):.0f} s")
 
 
-def _json(text: bytes) -> Any:
-    """What a server says; plain text (vLLM's answer to a loaded adapter) counts as no error."""
+def _parse(answer: bytes) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(answer)
     except ValueError:
-        return {"error": None, "text": text.decode("utf-8", "replace")[:500]}
+        return answer.decode("utf-8", "replace")[:500]
 
 
 def _message(answer: Any) -> str:
-    if not isinstance(answer, dict):
-        return ""
-    error = answer.get("error") or {}
-    return str(error.get("message") if isinstance(error, dict) else error) or str(answer.get("message", ""))
+    """What an error says: {"error": {"message": ..}} of the OpenAI interface, {"detail": ..} of its framework."""
+    if isinstance(answer, dict):
+        error = answer.get("error", answer)
+        answer = error.get("message") or error.get("detail") or error if isinstance(error, dict) else error
+    return str(answer)

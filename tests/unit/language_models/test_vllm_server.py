@@ -1,0 +1,176 @@
+"""The contract with vLLM's server, against a fake of it; tests/vllm has the real one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fake_vllm_server import END, FakeVllm, fake_vllm_server
+
+from components.language_models.samplers import vllm_server
+from components.language_models.samplers.published import publish_adapter
+from components.language_models.samplers.vllm_server import VllmServerSampler
+from components.services.errors import InputError, WorkError
+
+PROMPTS = [[5, 6, 7], [8, 9], [10]]
+SEEDS = [[1, 2, 3, 4], [5, 6, 7], [8]]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vllm_server, "PAUSES", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeVllm]:
+    with fake_vllm_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def second() -> Iterator[FakeVllm]:
+    with fake_vllm_server() as fake:
+        yield fake
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 16}))
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def sampler_of(tmp_path: Path, *servers: FakeVllm) -> VllmServerSampler:
+    return VllmServerSampler([server.url for server in servers], "/somewhere/base-model", tmp_path / "published", [END])
+
+
+def test_a_rollout_per_seed_as_token_ids(server: FakeVllm, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server)
+    server.completions.clear()
+    groups = sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+    assert [len(group) for group in groups] == [4, 3, 1]
+    asked = {(tuple(body["prompt"]), body["seed"]): body for body in server.completions}
+    assert set(asked) == {(tuple(p), seed) for p, group in zip(PROMPTS, SEEDS, strict=True) for seed in group}
+    for body in asked.values():  # nothing but the temperature shapes the distribution
+        assert (body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == (0.7, 1.0, 0, 12)
+        assert body["stop_token_ids"] == [END]
+    rollouts = [rollout for group in groups for rollout in group]
+    assert {rollout.finished for rollout in rollouts} == {True, False}
+    for rollout in rollouts:
+        assert rollout.finished == (rollout.tokens[-1] == END)
+        assert rollout.logprobs == [-token / 0.7 / 100 for token in rollout.tokens]
+    assert groups == sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+
+
+def test_a_group_stays_on_one_replica_and_all_replicas_work(server: FakeVllm, second: FakeVllm, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server, second)
+    one = sampler_of(tmp_path, server).sample(PROMPTS, SEEDS, 0.7, 12)
+    server.completions.clear()
+    second.completions.clear()
+    assert sampler.sample(PROMPTS, SEEDS, 0.7, 12) == one  # whichever replica answers
+    assert {tuple(body["prompt"]) for body in server.completions} == {(5, 6, 7), (10,)}
+    assert {tuple(body["prompt"]) for body in second.completions} == {(8, 9)}
+
+
+def test_every_version_is_a_new_name_and_place_on_every_replica(
+    server: FakeVllm, second: FakeVllm, adapter: Path, tmp_path: Path
+) -> None:
+    sampler = sampler_of(tmp_path, server, second)
+    base = sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+    for version in (1, 2, 2):  # the third as after a resume
+        sampler.sync(adapter, version)
+    assert server.loads == second.loads
+    names, places = zip(*server.loads, strict=True)
+    assert len(set(names)) == len(set(places)) == 3
+    assert [name.rsplit("-", 1)[0] for name in names] == ["policy-v1", "policy-v2", "policy-v2"]
+    assert server.unloads == second.unloads == list(names[:2])
+    assert [path.name for path in (tmp_path / "published").iterdir()] == [names[2]]
+    server.completions.clear()
+    assert sampler.sample(PROMPTS, SEEDS, 0.7, 12) != base
+    assert {body["model"] for body in server.completions} == {names[2]}
+
+
+def test_the_adapter_is_probed_before_it_is_used(server: FakeVllm, adapter: Path, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server)
+    server.forgetful = True
+    with pytest.raises(WorkError, match=r"policy-v1-\w+ right after loading it"):
+        sampler.sync(adapter, 1)
+
+
+def test_a_replica_that_lost_its_adapter_gets_it_again(server: FakeVllm, adapter: Path, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server)
+    sampler.sync(adapter, 1)
+    before = sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+    server.adapters.clear()  # as after a restart
+    assert sampler.sample(PROMPTS, SEEDS, 0.7, 12) == before
+    server.adapters.clear()
+    server.forgetful = True
+    with pytest.raises(WorkError, match=r"lost the adapter .*--max-loras"):
+        sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+
+
+def test_a_busy_server_is_asked_again(server: FakeVllm, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server)
+    expected = sampler.sample(PROMPTS[:1], [[1]], 0.7, 12)
+    server.failures = 3
+    assert sampler.sample(PROMPTS[:1], [[1]], 0.7, 12) == expected
+    server.failures = 100
+    with pytest.raises(WorkError, match="503 overloaded"):
+        sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+
+
+def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:
+    with fake_vllm_server() as server:
+        sampler = sampler_of(tmp_path, server)
+    with pytest.raises(WorkError, match=rf"{server.url} does not answer.*refused"):
+        sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    with fake_vllm_server(model="other") as server, pytest.raises(InputError, match="serves other, not the base model"):
+        sampler_of(tmp_path, server)
+
+
+def test_raw_logprobs_are_refused(tmp_path: Path, server: FakeVllm) -> None:
+    server.raw_logprobs = True
+    with pytest.raises(InputError, match="--logprobs-mode processed_logprobs"):
+        sampler_of(tmp_path, server)
+
+
+def test_a_server_without_token_ids_is_refused(tmp_path: Path, server: FakeVllm) -> None:
+    server.token_ids = False
+    with pytest.raises(WorkError, match="without token ids"):
+        sampler_of(tmp_path, server)
+
+
+def test_a_prompt_beyond_the_context_says_so(server: FakeVllm, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="maximum context length is 100"):
+        sampler_of(tmp_path, server).sample([[1] * 95], [[1]], 0.7, 12)
+
+
+def test_a_server_that_takes_no_adapters_says_what_it_needs(server: FakeVllm, adapter: Path, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server)
+    server.runtime_lora = False
+    with pytest.raises(WorkError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"):
+        sampler.sync(adapter, 1)
+
+
+def test_what_is_no_vllm_server_is_named(tmp_path: Path) -> None:
+    with fake_vllm_server() as server, pytest.raises(InputError, match="is no vLLM server"):
+        VllmServerSampler([server.url + "/elsewhere"], "base-model", tmp_path)
+
+
+def test_no_server_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sampler_urls"):
+        sampler_of(tmp_path)
+
+
+@pytest.mark.parametrize(("rank", "message"), [(12, "serves ranks 1, 8, 16.*not 12"), (None, "no LoRA adapter")])
+def test_an_adapter_vllm_cannot_serve_is_refused(rank: int | None, message: str, adapter: Path, tmp_path: Path) -> None:
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": rank} if rank else {}))
+    with pytest.raises(InputError, match=message):
+        publish_adapter(adapter, tmp_path / "published", 1)
