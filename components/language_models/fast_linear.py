@@ -85,7 +85,7 @@ def _plain_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
     return lambda states: _Linear.apply(states, layer, None, None, 0.0)
 
 
-def _adapted_forward(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
+def _adapted_forward(layer: Any) -> Callable[[Tensor], Tensor]:
     name = next(name for name in layer.active_adapters if name in layer.lora_A)
     base, down, up, scale = layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
 
@@ -97,7 +97,7 @@ def _adapted_forward(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _merged_forward(layer: LoraLinear) -> Callable[[Tensor], Tensor]:
+def _merged_forward(layer: Any) -> Callable[[Tensor], Tensor]:
     if layer.disable_adapters:
         return _plain_forward(layer.base_layer)
     name = next(name for name in layer.active_adapters if name in layer.lora_A)

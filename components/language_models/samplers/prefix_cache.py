@@ -1,12 +1,14 @@
-"""Key/value caches of a decode batch of groups: every prompt stored, computed and read once.
+"""Key/value caches of a decode batch: every prompt stored, computed and read once, groups joining as others finish.
 
 `PrefixCache` splits attention as the update does (shared_attention.py): a row attends to its group's prompt, all rows
-of the group in one product, and to its own tokens; the two are merged by log-sum-exp. All rows start together, so
-their own parts are equally long and no mask is needed. `CopiedCache` is the plain way, for models that cannot share.
+of the group in one product, and to its own tokens; the two are merged by log-sum-exp. Groups that joined together form
+a cohort: their rows' own parts are equally long, so no mask is needed. `CopiedCache` is the plain way, for models that
+cannot share.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,127 +22,154 @@ PREFILL_TOKENS = 4096  # prompt tokens computed in one pass
 GROWTH = 64  # steps by which the rows' own part grows
 
 
-class PrefixCache:
-    """Prompts of several groups and the tokens of their rows; rows are in the order of the groups."""
+@dataclass
+class _Cohort:
+    """Groups that joined together."""
 
-    def __init__(self, model: Any, sizes: list[int]) -> None:
+    sizes: list[int]  # rows of each group
+    prompts: list[list[tuple[Tensor, Tensor]]]  # [group][layer]: keys and values, [1, key heads, P, D]
+    own: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # [layer]: [rows, key heads, room, D]
+    length: int = 0  # tokens of each row in `own`, the running step's included
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these rows go on."""
+        owner = torch.bucketize(rows.cpu(), torch.tensor(self.sizes).cumsum(0), right=True)
+        counts = torch.bincount(owner, minlength=len(self.sizes)).tolist()
+        self.prompts = [prompt for prompt, count in zip(self.prompts, counts, strict=True) if count]
+        self.sizes = [count for count in counts if count]
+        self.own = [(keys[rows], values[rows]) for keys, values in self.own]
+
+    def append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Store one token of each row, [rows, key heads, D]; gives all of them, [rows, key heads, length, D]."""
+        if layer == len(self.own):
+            empty = key.new_empty(*key.shape[:2], 0, key.shape[2])
+            self.own.append((empty, empty))
+        keys, values = self.own[layer]
+        if keys.shape[2] < self.length:
+            room = key.new_empty(*key.shape[:2], GROWTH, key.shape[2])
+            keys, values = self.own[layer] = torch.cat([keys, room], 2), torch.cat([values, room], 2)
+        keys[:, :, self.length - 1], values[:, :, self.length - 1] = key, value
+        return keys[:, :, : self.length], values[:, :, : self.length]
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """query [heads, rows, D], key and value [key heads, rows, D] -> [rows, heads, D]."""
+        heads, rows, size = query.shape
+        keys, values = self.append(layer, key.transpose(0, 1), value.transpose(0, 1))
+        folded = query.unflatten(0, (key.shape[0], -1))  # [key heads, r, rows, D]
+        own, own_lse = attention(folded.permute(2, 0, 1, 3), keys, values, scale)  # [rows, key heads, r, D]
+        cross, cross_lse = torch.empty_like(own), torch.empty_like(own_lse)
+        start = 0
+        for prompt, count in zip(self.prompts, self.sizes, strict=True):
+            part = slice(start, start := start + count)
+            queries = folded[:, :, part].reshape(1, key.shape[0], -1, size)
+            seen, seen_lse = attention(queries, *prompt[layer], scale=scale)
+            cross[part] = seen.view(key.shape[0], -1, count, size).permute(2, 0, 1, 3)
+            cross_lse[part] = seen_lse.reshape(key.shape[0], -1, count).permute(2, 0, 1)
+        share = torch.sigmoid(cross_lse - own_lse)[..., None].to(own.dtype)  # of the prompt in the whole softmax
+        return torch.lerp(own, cross, share).reshape(rows, heads, size)
+
+
+class PrefixCache:
+    """Prompts of several groups and the tokens of their rows; rows are in the order they joined."""
+
+    def __init__(self, model: Any) -> None:
         self.causal_model, self.backbone = model_parts(model)
         use_shared_attention(self.causal_model)
-        self.sizes = sizes
-        self.prompts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in sizes]  # [group][layer]: [1, heads, P, D] twice
-        self.own: list[tuple[Tensor, Tensor]] = []  # [layer]: [rows, heads, room, D] twice
-        self.length = 0  # tokens of each row in `own`, the running step's included
-        self.positions = torch.empty(0)
-        self.segments: Segments | None = None  # of the prompts, while they are computed
-        self.filling = 0  # group the first of them belongs to
+        self.cohorts: list[_Cohort] = []
+        self.positions = torch.zeros(0, dtype=torch.long, device=self.causal_model.device)  # of each row's next token
+        self.filling: tuple[Segments, list[list[tuple[Tensor, Tensor]]]] | None = None
 
-    def prefill(self, prompts: list[list[int]]) -> Tensor:
-        """Logits of each row's first token, [rows, V]."""
+    def join(self, prompts: list[list[int]], sizes: list[int]) -> Tensor:
+        """Compute the prompts of new groups of these sizes; logits of each new row's first token, [new rows, V]."""
         device = self.causal_model.device
+        lengths = [len(prompt) for prompt in prompts]
+        stored: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]
         last = []
-        index = 0
-        while index < len(prompts):
-            first, total = index, 0
-            while index < len(prompts) and (index == first or total + len(prompts[index]) <= PREFILL_TOKENS):
-                total += len(prompts[index])
-                index += 1
-            chunk = prompts[first:index]
-            self.segments, self.filling = Segments.of([(len(prompt), []) for prompt in chunk], device), first
-            hidden = self._forward(
+        end = 0
+        while end < len(prompts):
+            first, total = end, 0
+            while end < len(prompts) and (end == first or total + lengths[end] <= PREFILL_TOKENS):
+                total += lengths[end]
+                end += 1
+            chunk = prompts[first:end]
+            self.filling = Segments.of([(length, []) for length in lengths[first:end]], device), stored[first:end]
+            hidden = run_packed(
+                self.backbone,
                 torch.tensor([token for prompt in chunk for token in prompt], device=device),
-                torch.cat([torch.arange(len(prompt), device=device) for prompt in chunk]),
+                torch.cat([torch.arange(length, device=device) for length in lengths[first:end]]),
+                self,
             )
-            ends = torch.tensor([len(prompt) for prompt in chunk], device=device).cumsum(0) - 1
-            last.append(hidden[ends])
-        self.segments = None
-        logits = self.causal_model.get_output_embeddings()(torch.cat(last))
-        repeats = torch.tensor(self.sizes, device=device)
-        self.positions = torch.tensor([len(prompt) for prompt in prompts], device=device).repeat_interleave(repeats)
-        return logits.repeat_interleave(repeats, 0)
+            last.append(hidden[torch.tensor(lengths[first:end], device=device).cumsum(0) - 1])
+        self.filling = None
+        self.cohorts.append(_Cohort(sizes, stored))
+        repeats = torch.tensor(sizes, device=device)
+        starts = torch.tensor(lengths, device=device).repeat_interleave(repeats)
+        self.positions = torch.cat([self.positions, starts])
+        return self.causal_model.get_output_embeddings()(torch.cat(last)).repeat_interleave(repeats, 0)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Append one token to each row, [rows], and give the logits of the next, [rows, V]."""
-        self.length += 1
-        hidden = self._forward(tokens, self.positions)
+        for cohort in self.cohorts:
+            cohort.length += 1
+        hidden = run_packed(self.backbone, tokens, self.positions, self)
         self.positions = self.positions + 1
         return self.causal_model.get_output_embeddings()(hidden)
 
     def keep(self, rows: Tensor) -> None:
-        """Only these rows go on."""
-        bounds = torch.tensor([0, *self.sizes]).cumsum(0)
-        owner = torch.bucketize(rows.cpu(), bounds[1:], right=True)
-        counts = torch.bincount(owner, minlength=len(self.sizes)).tolist()
-        self.prompts = [prompt for prompt, count in zip(self.prompts, counts, strict=True) if count]
-        self.sizes = [count for count in counts if count]
+        """Only these rows, in rising order, go on."""
+        start = 0
+        for cohort in self.cohorts:
+            size = sum(cohort.sizes)
+            inside = rows[(rows >= start) & (rows < start + size)] - start
+            if len(inside) < size:
+                cohort.keep(inside)
+            start += size
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.sizes]
         self.positions = self.positions[rows]
-        self.own = [(key[rows], value[rows]) for key, value in self.own]
-
-    def _forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        return run_packed(self.backbone, tokens, positions, self)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Called by every layer: query [1, heads, T, D] -> [1, heads, T, D]; T is prompt tokens, or one per row."""
-        if self.segments is not None:
-            for number, group in enumerate(self.segments.groups):
-                states = key[:, :, group.prompt].contiguous(), value[:, :, group.prompt].contiguous()
-                self.prompts[self.filling + number].append(states)
-            return self.segments.attend(layer, query, key, value, scale)
-        _, heads, rows, size = query.shape
-        own_key, own_value = self._append(layer, key[0].transpose(0, 1), value[0].transpose(0, 1))
-        folded = query[0].view(key.shape[1], -1, rows, size)  # [key heads, r, rows, D]
-        own, own_lse = attention(folded.permute(2, 0, 1, 3), own_key, own_value, scale)  # [rows, key heads, r, D]
-        cross, cross_lse = torch.empty_like(own), torch.empty_like(own_lse)
+        """Called by every layer: query [1, heads, T, D] -> the same; T counts prompt tokens, or one for each row."""
+        if self.filling is not None:
+            segments, stored = self.filling
+            for group, kept in zip(segments.groups, stored, strict=True):
+                kept.append((key[:, :, group.prompt].contiguous(), value[:, :, group.prompt].contiguous()))
+            return segments.attend(layer, query, key, value, scale)
+        outs = []
         start = 0
-        for group, count in enumerate(self.sizes):
-            part = slice(start, start := start + count)
-            queries = folded[:, :, part].reshape(1, key.shape[1], -1, size)
-            seen, seen_lse = attention(queries, *self.prompts[group][layer], scale)
-            cross[part] = seen.view(key.shape[1], -1, count, size).permute(2, 0, 1, 3)
-            cross_lse[part] = seen_lse.reshape(key.shape[1], -1, count).permute(2, 0, 1)
-        share = torch.sigmoid(cross_lse - own_lse)[..., None].to(own.dtype)  # of the prompt in the whole softmax
-        return torch.lerp(own, cross, share).reshape(rows, heads, size).transpose(0, 1)[None]
-
-    def _append(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """[rows, heads, D] each, stored behind what the rows have; gives all of it, [rows, heads, length, D]."""
-        if layer == len(self.own):
-            empty = key.new_empty(*key.shape[:2], 0, key.shape[2])
-            self.own.append((empty, empty))
-        if self.own[layer][0].shape[2] < self.length:
-            room = key.new_empty(*key.shape[:2], GROWTH, key.shape[2])
-            self.own[layer] = tuple(torch.cat([states, room], 2) for states in self.own[layer])
-        for states, new in zip(self.own[layer], (key, value), strict=True):
-            states[:, :, self.length - 1] = new
-        keys, values = self.own[layer]
-        return keys[:, :, : self.length], values[:, :, : self.length]
+        for cohort in self.cohorts:
+            part = slice(start, start := start + sum(cohort.sizes))
+            outs.append(cohort.attend(layer, query[0, :, part], key[0, :, part], value[0, :, part], scale))
+        return torch.cat(outs).transpose(0, 1)[None]
 
 
 class CopiedCache:
     """transformers' own cache: every prompt computed once, then copied for each row; groups step one by one."""
 
-    def __init__(self, model: Any, sizes: list[int]) -> None:
+    def __init__(self, model: Any) -> None:
         self.model, _ = model_parts(model)
-        self.sizes = sizes
+        self.sizes: list[int] = []
         self.caches: list[Any] = []
 
-    def prefill(self, prompts: list[list[int]]) -> Tensor:
-        """As PrefixCache.prefill."""
+    def join(self, prompts: list[list[int]], sizes: list[int]) -> Tensor:
+        """As PrefixCache.join."""
         logits = []
-        for prompt, size in zip(prompts, self.sizes, strict=True):
+        for prompt, size in zip(prompts, sizes, strict=True):
             output = self.model(
                 input_ids=torch.tensor([prompt], device=self.model.device), use_cache=True, logits_to_keep=1
             )
             output.past_key_values.batch_repeat_interleave(size)
             self.caches.append(output.past_key_values)
+            self.sizes.append(size)
             logits.append(output.logits[:, -1].expand(size, -1))
         return torch.cat(logits)
 
     def step(self, tokens: Tensor) -> Tensor:
         """As PrefixCache.step."""
-        parts = tokens.split(self.sizes)
+        parts = zip(tokens.split(self.sizes), self.caches, strict=True)
         return torch.cat(
             [
                 self.model(input_ids=part[:, None], past_key_values=cache, use_cache=True).logits[:, -1]
-                for part, cache in zip(parts, self.caches, strict=True)
+                for part, cache in parts
             ]
         )
 

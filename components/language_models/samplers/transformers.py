@@ -1,14 +1,14 @@
 """Sampling from a transformers model in this process: prompts computed once, groups decoded together.
 
 Groups of several prompts form one batch; every decode step reads the weights once for all of them, and a group's
-prompt keys and values once for all its rows (prefix_cache.py). Rows that end leave the batch. Nothing is compiled and
-no logits matrix of a prompt is made.
+prompt keys and values once for all its rows (prefix_cache.py). Rows that end leave the batch, and waiting groups join
+it. Nothing is compiled and no logits matrix of a prompt is made.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,66 +44,68 @@ class TransformersSampler:
     def sample(
         self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int
     ) -> list[list[Rollout]]:
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        groups: list[list[Rollout]] = [[] for _ in prompts]
+        """As Sampler.sample.
+
+        Raises:
+            WorkError: the model's logits are not finite.
+        """
+        if not prompts:
+            return []
         merged = max_new_tokens >= MERGING_PAYS
         with torch.inference_mode(), _evaluation(self.model), fast_linears(self.model, merged=merged):
-            for batch in _batches(order, seeds):
-                sampled = self._decode(
-                    [prompts[i] for i in batch], [seeds[i] for i in batch], temperature, max_new_tokens
-                )
-                for index, group in zip(batch, sampled, strict=True):
-                    groups[index] = group
-        return groups
+            rollouts = iter(self._decode(prompts, seeds, temperature, max_new_tokens))
+        return [[next(rollouts) for _ in group] for group in seeds]
 
     def _decode(
         self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int
-    ) -> list[list[Rollout]]:
-        sizes = [len(group) for group in seeds]
-        cache = (CopiedCache if self.obstacle else PrefixCache)(self.model, sizes)
+    ) -> list[Rollout]:
         device = self.model.device
-        draws = torch.stack([_draws(seed, max_new_tokens) for group in seeds for seed in group]).to(device)
+        cache = (CopiedCache if self.obstacle else PrefixCache)(self.model)
         ends = self.ends.to(device)
-        rows = torch.arange(len(draws), device=device)  # of those still going on, which rollout
+        draws = torch.stack([_draws(seed, max_new_tokens) for group in seeds for seed in group]).to(device)
         tokens = torch.zeros(len(draws), max_new_tokens, dtype=torch.long, device=device)
         logprobs = torch.zeros(len(draws), max_new_tokens, device=device)
-        lengths = torch.full((len(draws),), max_new_tokens, device=device)
+        lengths = torch.zeros(len(draws), dtype=torch.long, device=device)
         finished = torch.zeros(len(draws), dtype=torch.bool, device=device)
-        logits = cache.prefill(prompts)
-        for step in range(max_new_tokens):
-            token, logprob = _choose(logits, draws[rows, step], temperature)
-            tokens[rows, step], logprobs[rows, step] = token, logprob
-            ended = torch.isin(token, ends)
-            if ended.any():
-                finished[rows[ended]] = True
-                lengths[rows[ended]] = step + 1
-                going = (~ended).nonzero().squeeze(1)
-                rows, token = rows[going], token[going]
-                cache.keep(going)
-            if step + 1 == max_new_tokens or not len(rows):
-                break
-            logits = cache.step(token)
-        rollouts = iter(
+        rows = torch.zeros(0, dtype=torch.long, device=device)  # which rollout each row of the batch is
+        logits: list[Tensor] = []  # of the next token: rows that go on, rows that join
+        joined = 0  # groups so far
+        started = 0  # rollouts so far
+        while len(rows) or joined < len(prompts):
+            batch = _next_groups([len(group) for group in seeds[joined:]], len(rows))
+            if batch:
+                logits.append(cache.join(prompts[joined : joined + len(batch)], batch))
+                rows = torch.cat([rows, torch.arange(started, started + sum(batch), device=device)])
+                joined, started = joined + len(batch), started + sum(batch)
+            steps = lengths[rows]
+            token, logprob = _choose(torch.cat(logits), draws[rows, steps], temperature)
+            tokens[rows, steps], logprobs[rows, steps] = token, logprob
+            lengths[rows] = steps + 1
+            finished[rows] = torch.isin(token, ends)
+            stays = (~finished[rows] & (steps + 1 < max_new_tokens)).nonzero().squeeze(1)
+            if len(stays) < len(rows):
+                rows, token = rows[stays], token[stays]
+                cache.keep(stays)
+            logits = [cache.step(token)] if len(rows) else []
+        return [
             Rollout(line[:length], end, probability[:length])
             for line, probability, length, end in zip(
                 tokens.tolist(), logprobs.tolist(), lengths.tolist(), finished.tolist(), strict=True
             )
-        )
-        return [[next(rollouts) for _ in range(size)] for size in sizes]
+        ]
 
 
-def _batches(order: Sequence[int], seeds: list[list[int]]) -> Iterator[list[int]]:
-    """Whole groups, at most ROWS rows together (a larger group alone)."""
+def _next_groups(sizes: list[int], rows: int) -> list[int]:
+    """Sizes of the groups that join now: enough to fill the batch, once a quarter of it is free."""
+    if rows > ROWS * 3 // 4:
+        return []
     batch: list[int] = []
-    rows = 0
-    for index in order:
-        if batch and rows + len(seeds[index]) > ROWS:
-            yield batch
-            batch, rows = [], 0
-        batch.append(index)
-        rows += len(seeds[index])
-    if batch:
-        yield batch
+    for size in sizes:
+        if rows and rows + size > ROWS:  # a group larger than the batch goes alone
+            break
+        batch.append(size)
+        rows += size
+    return batch
 
 
 def _draws(seed: int, count: int) -> Tensor:

@@ -99,18 +99,27 @@ def test_rollouts_end_at_different_steps(adapted: Any) -> None:
     assert all(token not in ENDS for rollout in rollouts for token in rollout.tokens[:-1])
 
 
-def test_a_rollout_depends_on_its_seed_and_not_on_its_company(adapted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    sampler = TransformersSampler(adapted, None)
+@pytest.mark.parametrize("name", ["adapted", "sliding"])
+@pytest.mark.parametrize("rows", [1, 4, 5])
+def test_a_rollout_depends_on_its_seed_and_not_on_its_company(
+    name: str, rows: int, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Groups one after another, or joining while others go on; and one seed alone."""
+    sampler = TransformersSampler(request.getfixturevalue(name), None)
     together = sampler.sample(PROMPTS, SEEDS, 0.9, LIMIT)
-    assert together == sampler.sample(PROMPTS, SEEDS, 0.9, LIMIT)
-    monkeypatch.setattr(sampling, "ROWS", 2)
+    monkeypatch.setattr(sampling, "ROWS", rows)
     torch.manual_seed(123)  # the global random state plays no part
-    for prompt, seeds, group in zip(PROMPTS, SEEDS, together, strict=True):
-        for seed, rollout in zip(seeds, group, strict=True):
-            ((alone,),) = sampler.sample([prompt], [[seed]], 0.9, LIMIT)
-            assert same(rollout, alone)
-    ((one, two, _),) = sampler.sample(PROMPTS[:1], [[1, 1, 2]], 0.9, LIMIT)
-    assert one.tokens == two.tokens != sampler.sample(PROMPTS[:1], [[2]], 0.9, LIMIT)[0][0].tokens
+    apart = sampler.sample(PROMPTS, SEEDS, 0.9, LIMIT)
+    assert [len(group) for group in apart] == [len(group) for group in SEEDS]
+    for group, other in zip(together, apart, strict=True):
+        assert all(same(one, two) for one, two in zip(group, other, strict=True))
+    ((alone,),) = sampler.sample(PROMPTS[1:2], [SEEDS[1][1:]], 0.9, LIMIT)
+    assert same(alone, together[1][1])
+
+
+def test_equal_seeds_give_equal_rollouts_and_others_do_not(adapted: Any) -> None:
+    ((one, two, other),) = TransformersSampler(adapted, None).sample(PROMPTS[:1], [[1, 1, 2]], 0.9, LIMIT)
+    assert one == two and one.tokens != other.tokens
 
 
 def test_reported_logprobs_are_those_the_trainer_computes(adapted: Any) -> None:
