@@ -42,7 +42,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
     """Train an adapter on `inputs["records"]`/qualified.jsonl.gz and write model/ and report.html.
 
     Returns:
-        Records trained on and left out, the last loss and its parts, the held-out loss before and after.
+        Numbers of records, the last loss and its parts, the held-out loss before and after.
 
     Raises:
         InputError: the base model or the records cannot be used.
@@ -75,6 +75,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
     metrics = {
         "records": len(records),
         "records_left_out": examples.left_out.total(),
+        "records_without_thought": sum(not record.cot for record in records),
         "epochs": config.steps * config.batch_size / max(len(examples.training), 1),
     }
     curves = _curves(outputs.folder / METRICS)
