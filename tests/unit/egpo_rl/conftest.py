@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from egpo_support import shake, stage_inputs
 
 from components.egpo_rl.update import TrainingGroup
 from components.function_calls.prompt import build_prompt
@@ -18,6 +17,7 @@ from components.language_models.model_directory import load_base
 from components.language_models.shared_prefix import Group
 from components.language_models.tokens import encode_prompt
 from components.settings import AdapterSettings
+from tests.unit.egpo_rl.egpo_support import shake, stage_inputs
 
 
 @pytest.fixture

@@ -7,8 +7,16 @@ import sys
 
 import pytest
 import torch
-from egpo_support import SMALL, lead_with, process_group, relative_difference, run_stage, write_gradients
 from safetensors import safe_open
+
+from tests.unit.egpo_rl.egpo_support import (
+    SMALL,
+    lead_with,
+    process_group,
+    relative_difference,
+    run_stage,
+    write_gradients,
+)
 
 
 def together(children, target, arguments_of):

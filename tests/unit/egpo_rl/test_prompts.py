@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 
 import pytest
-from egpo_support import stage_inputs
 from transformers import AutoTokenizer
 
 from components.egpo_rl.prompts import (
@@ -17,6 +16,7 @@ from components.egpo_rl.prompts import (
     read_training_records,
 )
 from components.services.errors import InputError
+from tests.unit.egpo_rl.egpo_support import stage_inputs
 
 
 @pytest.fixture

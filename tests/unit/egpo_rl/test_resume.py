@@ -9,7 +9,8 @@ import signal
 import time
 
 import pytest
-from egpo_support import SMALL, run_stage, stage_inputs
+
+from tests.unit.egpo_rl.egpo_support import SMALL, run_stage, stage_inputs
 
 CONFIG = SMALL.model_copy(
     update={"steps": 8, "kl_coefficient": 0.01, "retire_solved": True, "refill_rounds": 1, "learning_rate": 1e-3}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from egpo_support import SMALL, odd_letters
 from peft import PeftModel
 
 from components.egpo_rl import report, rewards, samplers, train
@@ -14,6 +13,7 @@ from components.language_models.samplers.transformers import TransformersSampler
 from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
+from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters
 
 CONFIG = SMALL.model_copy(update={"learning_rate": 0.05, "warmup_steps": 0, "sampler": "vllm_server"})
 

@@ -6,7 +6,6 @@ import json
 
 import pytest
 import torch
-from egpo_support import SMALL, odd_letters
 from safetensors.torch import load_file, save_file
 
 from components.egpo_rl import report, rewards, train
@@ -16,6 +15,7 @@ from components.services.errors import InputError, WorkError
 from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
+from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters
 
 
 @pytest.fixture

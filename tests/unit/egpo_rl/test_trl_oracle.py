@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from egpo_support import gradients, relative_difference
 
 from components.egpo_rl.distributed import World
 from components.egpo_rl.update import Learner, make_batch
 from components.language_models.shared_prefix import score_groups
 from components.settings import EgpoRlSettings
+from tests.unit.egpo_rl.egpo_support import gradients, relative_difference
 
 pytest.importorskip("trl", reason="the oracle is in the test extra")
 LOSS_TYPES = {"sequence": "grpo", "token": "dapo", "constant": "dr_grpo"}
@@ -112,5 +112,6 @@ def test_loss_and_gradients_are_trls(policy, make_groups, trl_loss, aggregation,
     loss, _ = learner.accumulate(batch)
 
     assert kept == (tokens if kl else tokens - sum(map(len, groups[2].tokens.completions)))
-    assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-7)
+    # Terms of size one cancel in the loss: float32 rounds it to about 1e-7 of a term, however small their sum.
+    assert loss == pytest.approx(expected_loss, rel=1e-5, abs=1e-6)
     assert relative_difference(gradients(policy[0]), expected) < 1e-5

@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from egpo_support import gradients, relative_difference
 
 from components.egpo_rl.algorithms import entropy_bonus, group_advantages
 from components.egpo_rl.distributed import World
 from components.egpo_rl.update import Learner, TrainingGroup, make_batch, recompute_activations
 from components.language_models.shared_prefix import score_groups, score_padded
 from components.settings import EgpoRlSettings
+from tests.unit.egpo_rl.egpo_support import gradients, relative_difference
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 WORLD = World()

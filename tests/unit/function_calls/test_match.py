@@ -6,12 +6,12 @@ import copy
 from typing import Any
 
 import pytest
-from function_call_strategies import json_values, tools_and_calls
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from components.function_calls.match import REASONS, match
 from components.function_calls.record import Call, Tool
+from tests.unit.function_calls.function_call_strategies import json_values, tools_and_calls
 
 TOOL = Tool(
     "f",

@@ -9,13 +9,13 @@ import time
 from typing import Any
 
 import pytest
-from function_call_strategies import json_values, tools_and_calls
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from components.function_calls.parse import MAX_CHARACTERS, MAX_DEPTH, parse_calls, parse_turn
 from components.function_calls.prompt import ToolNames, render_calls, render_turn
 from components.function_calls.record import Call
+from tests.unit.function_calls.function_call_strategies import json_values, tools_and_calls
 
 NO_NAMES = ToolNames([])
 

@@ -7,12 +7,12 @@ import json
 from typing import Any
 
 import pytest
-from function_call_strategies import argument_names, tool_names, tool_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from components.function_calls.prompt import NO_CALL_RESPONSE, ToolNames, build_prompt, render_calls, render_turn
 from components.function_calls.record import Call, Message, Tool
+from tests.unit.function_calls.function_call_strategies import argument_names, tool_names, tool_of
 
 WEATHER = tool_of("get_weather", ["city"], {"type": "string"})
 

@@ -6,13 +6,13 @@ import json
 from typing import Any
 
 import pytest
-from function_call_strategies import json_values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from components.function_calls.record import Call, RecordError, Tool
 from components.function_calls.tool_schema import check_arguments, normalise_tool, schema_of_type_name
+from tests.unit.function_calls.function_call_strategies import json_values
 
 STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
 LIST_OF_LISTS = {"type": "array", "items": {"type": "array"}}
