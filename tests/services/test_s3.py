@@ -136,7 +136,8 @@ def test_a_stage_lies_in_s3_with_its_manifest(root: str, tmp_path: Path, monkeyp
     run = RunSettings(run_id="one", artifact_root=root)
     execute_stage("data_refine", function, DataRefineSettings(), {}, tmp_path / "stage", run)
     storage.download_folder(f"{root}/one/data_refine", tmp_path / "copy")
-    assert {path.name for path in (tmp_path / "copy").iterdir()} == {"config.json", "manifest.json", "result.txt"}
+    names = {path.name for path in (tmp_path / "copy").iterdir()}
+    assert names == {"config.json", "manifest.json", "metrics.jsonl", "result.txt"}
     manifest = verified_manifest(tmp_path / "copy")
     assert manifest is not None
     assert manifest == verified_manifest(tmp_path / "stage")
