@@ -1,6 +1,6 @@
 """One of the processes that help a stage on a machine with several GPUs: `python -m components.egpo_rl.follower JSON`.
 
-Runs the same `train.run` as the leader and writes nothing. Also what torchrun starts on the other nodes of a job.
+Runs the same `train.run` as the leader and writes no result: the leader's folder gets the adapters of its engine alone.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ def main() -> None:
     config = read_section(EgpoRlSettings, values["settings"], "egpo_rl")
     inputs = {name: Path(path) for name, path in values["inputs"].items()}
     try:
-        train.run(config, inputs, Outputs(Path(os.devnull), Tracker(), RunSettings(), "egpo_rl"))
+        train.run(config, inputs, Outputs(Path(values["folder"]), Tracker(), RunSettings(), "egpo_rl"))
     except CallforgeError as error:
-        raise SystemExit(error.exit_code) from None  # the leader meets the same error and tells it
+        print(f"egpo_rl: process {os.environ.get('RANK', '?')}: {error}", flush=True)
+        raise SystemExit(error.exit_code) from None
 
 
 def _end_with_leader() -> None:

@@ -59,7 +59,7 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
     try:
         with (
             Interruption() as interruption,
-            nullcontext() if alone else with_followers(processes, follower_command(config, inputs)),
+            nullcontext() if alone else with_followers(processes, follower_command(config, inputs, outputs.folder)),
             open_world() as world,
         ):
             return _run(config, inputs, outputs, world, interruption)
@@ -67,9 +67,10 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
         raise WorkError("egpo_rl: told to stop (SIGTERM) before the first step; start the same run again") from None
 
 
-def follower_command(config: EgpoRlSettings, inputs: Mapping[str, Path]) -> list[str]:
-    """What starts another process of this run (follower.py)."""
-    values = {"settings": config.model_dump(mode="json"), "inputs": {name: str(path) for name, path in inputs.items()}}
+def follower_command(config: EgpoRlSettings, inputs: Mapping[str, Path], folder: Path) -> list[str]:
+    """What starts another process of this run (follower.py); `folder` is the stage folder."""
+    paths = {name: str(path) for name, path in inputs.items()}
+    values = {"settings": config.model_dump(mode="json"), "inputs": paths, "folder": str(folder)}
     return [sys.executable, "-m", "components.egpo_rl.follower", json.dumps(values)]
 
 

@@ -8,15 +8,20 @@ base weights for the whole run: nothing is put to sleep and no weight is changed
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from components.language_models.samplers import Rollout
 from components.language_models.samplers.published import publish_adapter
 from components.services.errors import InputError, WorkError
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
 
 
@@ -56,19 +61,20 @@ class VllmEngineSampler:
         self.folder = folder
         self.stop_token_ids = sorted(stop_token_ids)
         try:
-            self.engine = LLM(
-                model,
-                dtype=dtype,
-                seed=seed,
-                max_model_len=max_tokens,
-                gpu_memory_utilization=memory_share,
-                enable_prefix_caching=True,
-                enable_lora=True,
-                max_lora_rank=rank,
-                max_loras=2,
-                logprobs_mode="processed_logprobs",
-                **options,
-            )
+            with _own_device():
+                self.engine = LLM(
+                    model,
+                    dtype=dtype,
+                    seed=seed,
+                    max_model_len=max_tokens,
+                    gpu_memory_utilization=memory_share,
+                    enable_prefix_caching=True,
+                    enable_lora=True,
+                    max_lora_rank=rank,
+                    max_loras=2,
+                    logprobs_mode="processed_logprobs",
+                    **options,
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise InputError(f"sampler=vllm: vLLM cannot load {model}: {error}") from error
         self.adapter: Any = None
@@ -120,6 +126,22 @@ class VllmEngineSampler:
         if before is not None:
             self.engine.llm_engine.remove_lora(before.lora_int_id)
             shutil.rmtree(before.lora_path, ignore_errors=True)
+
+
+@contextmanager
+def _own_device() -> Iterator[None]:
+    """The engine's process, started inside, sees the device of this process alone: it would take the first one."""
+    before = os.environ.get(VISIBLE)
+    if torch.cuda.is_available():
+        names = before.split(",") if before else range(torch.cuda.device_count())
+        os.environ[VISIBLE] = str(names[torch.cuda.current_device()])
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(VISIBLE, None)
+        else:
+            os.environ[VISIBLE] = before
 
 
 def _rollout(completion: Any) -> Rollout:

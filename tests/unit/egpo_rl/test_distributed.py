@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from components.egpo_rl import follower, train
+from components.services.errors import WorkError
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     lead_with,
@@ -74,6 +76,26 @@ def test_a_follower_that_fails_ends_the_run(children, inputs, tmp_path):
     child.start()
     child.join()
     assert child.exitcode == 1
+
+
+def test_a_follower_keeps_its_adapters_in_the_leaders_folder_and_tells_its_errors(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    seen = []
+
+    def failing(config, given, outputs):
+        seen.append((config, given, outputs.checkpoints))
+        raise WorkError("the disk is full")
+
+    command = train.follower_command(SMALL, inputs, tmp_path / "egpo_rl")
+    monkeypatch.setattr(train, "run", failing)
+    monkeypatch.setattr(sys, "argv", command[2:])
+    monkeypatch.setattr(follower, "_end_with_leader", lambda: None)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit, match="1"):
+        follower.main()
+    assert seen == [(SMALL, inputs, tmp_path / "egpo_rl" / "checkpoints")]
+    assert "process 1: the disk is full" in capsys.readouterr().out
 
 
 def test_a_whole_run(children, inputs, tmp_path):
