@@ -9,5 +9,5 @@ import os
 VERSION = "0.1.0"
 REGISTRY = os.environ.get("CALLFORGE_REGISTRY", "ghcr.io/callforge")
 
-LIGHT = f"{REGISTRY}/callforge-light:{VERSION}"  # preflight, refinement, registration: no GPU libraries
-TRAIN = f"{REGISTRY}/callforge-train:{VERSION}"  # warm-up, EGPO, evaluation: torch, transformers, peft, vLLM
+LIGHT = f"{REGISTRY}/callforge-light:{VERSION}"  # preflight, refinement, promotion: no torch
+TRAIN = f"{REGISTRY}/callforge-train:{VERSION}"  # the other steps: torch, transformers, peft, vLLM

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from components.services.errors import InputError
 
@@ -20,7 +21,9 @@ from components.services.errors import InputError
 class Section(BaseModel):
     """Frozen and typed; an unknown name, a wrong type or a value out of range is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RunSettings(Section):
@@ -30,7 +33,9 @@ class RunSettings(Section):
     """Names the run; the same id goes on where a killed run stopped."""
     experiment: str = "callforge"
     """MLflow experiment the run is logged to."""
-    artifact_root: str = Field(default="", pattern=r"^(s3://[^/]{3,}.*)?$")
+    artifact_root: Annotated[str, AfterValidator(lambda uri: uri.rstrip("/"))] = Field(
+        default="", pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?)?$"
+    )
     """s3://bucket/prefix that receives every stage's outputs; empty keeps them local."""
 
 
@@ -45,7 +50,7 @@ class DataRefineSettings(Section):
     """Read at most so many records; 0 reads all."""
     sample_size: int = Field(default=2000, ge=1)
     """Records the built-in source generates."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the built-in source."""
     benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
     """Reject a record that shares more than this part of its word 8-grams with one BFCL question."""
@@ -88,7 +93,7 @@ class SftWarmupSettings(Section):
     """Type of the frozen base weights; the adapter is always float32."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Order of the records, initial adapter weights."""
 
 
@@ -161,7 +166,7 @@ class EgpoRlSettings(Section):
     """Checkpoints kept."""
     max_bad_steps: int = Field(default=3, ge=1)
     """Stop after so many steps in a row whose gradients are not finite."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Order of the prompts, and of every rollout."""
 
 
@@ -171,12 +176,21 @@ BfclCategory = Literal[
 ]  # fmt: skip
 
 
+def _distinct(categories: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(categories)) < len(categories):
+        raise ValueError("a category is named twice")
+    return categories
+
+
 class BfclEvalSettings(Section):
     """Evaluation on the Berkeley Function Calling Leaderboard."""
 
-    categories: tuple[BfclCategory, ...] = (
-        "simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance",
-        "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance",
+    categories: Annotated[tuple[BfclCategory, ...], AfterValidator(_distinct)] = Field(
+        min_length=1,
+        default=(
+            "simple_python", "multiple", "parallel", "parallel_multiple", "irrelevance",
+            "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance",
+        ),
     )  # fmt: skip
     """BFCL categories to answer."""
     sample_per_category: int = Field(default=0, ge=0)
@@ -191,8 +205,16 @@ class BfclEvalSettings(Section):
     """0 is greedy."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Choice of the questions."""
+
+
+def _free_alias(alias: str) -> str:
+    if alias in GATED_ALIASES:
+        raise ValueError("this alias is given by `callforge promote` alone, after its gate")
+    if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
+        raise ValueError("this name is MLflow's own")
+    return alias
 
 
 class ModelRegistrationSettings(Section):
@@ -202,7 +224,7 @@ class ModelRegistrationSettings(Section):
     """Registered model that receives the version."""
     save_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     """Type the merged weights are saved in; the merge itself is float32."""
-    alias: str = Field(default="candidate", pattern=r"^[A-Za-z0-9_-]+$")
+    alias: Annotated[str, AfterValidator(_free_alias)] = Field(default="candidate", pattern=r"^[A-Za-z0-9_-]+$")
     """Alias set on the new version."""
 
 
@@ -244,9 +266,11 @@ def _problem(section: type[Section], name: str, item: Any) -> str:
         near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
         return f"{where}: there is no such setting; {hint}"
-    return f"{where}: {item['msg'][0].lower()}{item['msg'][1:]}, not {item['input']!r}"
+    message = item["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[0].lower()}{message[1:]}, not {item['input']!r}"
 
 
+GATED_ALIASES = ("challenger", "champion", "previous_champion")  # moved by model_registration/promotion.py
 AUTO = "auto"  # as a pipeline parameter: keep the profile's value
 ARTIFACT_ROOT_VARIABLE = "CALLFORGE_ARTIFACT_ROOT"  # default of run.artifact_root, e.g. for all runs of a namespace
 

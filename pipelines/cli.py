@@ -12,12 +12,13 @@ import sys
 import time
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from components.services.errors import CallforgeError, InputError
+from components.services.files import expand_home
 
 app = typer.Typer(
     help="Turns a base language model into one that calls functions well, here or on Kubeflow.",
@@ -301,7 +302,7 @@ def _tell(text: str) -> None:
 
 def _local_path(value: str | None) -> str | None:
     """An existing path made absolute: stages run elsewhere than the caller."""
-    return str(Path(value).expanduser().resolve()) if value and Path(value).expanduser().exists() else value
+    return str(expand_home(value).resolve()) if value and expand_home(value).exists() else value
 
 
 def main() -> None:
@@ -314,8 +315,16 @@ def main() -> None:
     except CallforgeError as error:
         if debug:
             raise
-        Console(stderr=True).print(f"callforge: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise SystemExit(error.exit_code) from None
+        _fail(str(error), error.exit_code)
+    except OSError as error:  # a folder that may not be written, a full disk
+        if debug:
+            raise
+        _fail(str(error), 1)
+
+
+def _fail(text: str, exit_code: int) -> NoReturn:
+    Console(stderr=True).print(f"callforge: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise SystemExit(exit_code) from None
 
 
 if __name__ == "__main__":

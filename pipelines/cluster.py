@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.preflight.checks import PARAMETERS
 from components.services.errors import CallforgeError, InputError, WorkError
 from components.settings import AUTO, resolve_settings
 from pipelines.compiled_files import COMPILED, compiled_path
@@ -40,11 +41,21 @@ def upload_pipelines(endpoint: str, namespace: str | None = None) -> Iterator[tu
     with _client(endpoint) as client:
         for path in sorted(COMPILED.glob("*.yaml")):
             name = f"callforge-{path.stem}"
-            if client.get_pipeline_id(name) is None:
+            pipeline_id = _pipeline_id(client, name, namespace)
+            if pipeline_id is None:
                 client.upload_pipeline(str(path), pipeline_name=name, namespace=namespace)
             else:
-                client.upload_pipeline_version(str(path), pipeline_version_name=f"{name}-{version}", pipeline_name=name)
+                client.upload_pipeline_version(
+                    str(path), pipeline_version_name=f"{name}-{version}", pipeline_id=pipeline_id
+                )
             yield name, version
+
+
+def _pipeline_id(client: Any, name: str, namespace: str | None) -> str | None:
+    """The pipeline's id; kfp.Client.get_pipeline_id does not see those of a namespace."""
+    named = {"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]}
+    found = client.list_pipelines(filter=json.dumps(named), namespace=namespace).pipelines or []
+    return found[0].pipeline_id if found else None
 
 
 def submit_run(
@@ -73,8 +84,9 @@ def submit_run(
         if name not in known:
             raise InputError(f"--parameter {name}: the pipeline has no such parameter; known are {', '.join(known)}")
     # What preflight would find on the cluster, found before a pod is asked for.
-    resolve_settings(find_profile(profile).settings, _overrides(parameters.get("settings", "{}")), settings)
     arguments = {name: value for name, value in parameters.items() if value != AUTO}
+    named = {PARAMETERS[name]: value for name, value in arguments.items() if name in PARAMETERS}
+    resolve_settings(find_profile(profile).settings, named, _overrides(parameters.get("settings", "{}")), settings)
     if settings:
         arguments["settings"] = json.dumps(_overrides(parameters.get("settings", "{}")) | settings, sort_keys=True)
     name = run_name or f"callforge-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -33,6 +33,7 @@ from components.services.errors import CallforgeError, InputError, WorkError
 BUCKET = "callforge"
 ARTIFACT_ROOT = f"s3://{BUCKET}/runs"  # for RunSettings.artifact_root
 S3, MLFLOW = "s3", "mlflow"
+S3_ADDRESSES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")  # as storage.endpoint
 START_SECONDS = 120.0  # 4 s for S3 and 7 s for MLflow on an idle machine
 STOP_SECONDS = 2.0  # SeaweedFS does not end on SIGTERM; what it was given is written by then
 STATE, PORTS, IDENTITIES = "services.json", "ports.json", "s3.json"  # readable by the owner alone: they hold secrets
@@ -53,11 +54,12 @@ def embedded_services(folder: Path) -> Iterator[dict[str, str]]:
         WorkError: a service did not come up; the text ends with the last lines of its log.
     """
     named = os.environ.get
-    wanted = [] if named("AWS_ENDPOINT_URL_S3") or named("MLFLOW_S3_ENDPOINT_URL") else [S3]
+    wanted = [] if any(map(named, S3_ADDRESSES)) else [S3]
     wanted += [] if named("MLFLOW_TRACKING_URI") else [MLFLOW]
     if not wanted:
         yield {}
         return
+    _pass_proxies_by()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (folder / "start.lock").open("a") as starting, (folder / "users.lock").open("a") as users:
@@ -69,6 +71,14 @@ def embedded_services(folder: Path) -> Iterator[dict[str, str]]:
             yield state["environment"]
         finally:
             _leave(users, state["supervisor"])
+
+
+def _pass_proxies_by() -> None:
+    """What listens on 127.0.0.1 is not asked through a proxy, by this process and those it starts."""
+    for name in ("no_proxy", "NO_PROXY"):
+        hosts = os.environ.get(name, "")
+        if "127.0.0.1" not in hosts.split(","):
+            os.environ[name] = ",".join(filter(None, (hosts, "127.0.0.1")))
 
 
 def _leave(users: IO[str], supervisor: int) -> None:

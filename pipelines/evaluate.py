@@ -27,8 +27,8 @@ def evaluate(profile: Profile) -> Any:
         """Answer BFCL's questions with one model and score the answers.
 
         Args:
-            model: Model directory in S3: a merged model, a base model, or an adapter of callforge
-                (s3://bucket/prefix).
+            model: Model directory in S3 (s3://bucket/prefix): a merged model, a base model, an adapter of callforge,
+                or the folder of a stage that wrote one.
             experiment: MLflow experiment of the run; `auto` keeps the profile's.
             artifact_root: s3://bucket/prefix for the scores and generations; `auto` keeps the profile's.
             run_id: Names the run in S3 and MLflow; `auto` takes the id of the Kubeflow run.
@@ -39,13 +39,14 @@ def evaluate(profile: Profile) -> Any:
             profile=baked,
             data="auto",
             data_format="auto",
-            base_model=model,
+            base_model="auto",
             model_name="auto",
             experiment=experiment,
             artifact_root=artifact_root,
             run_id=run_id,
             settings=settings,
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+            model=model,
         )
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
         prepare_step(checked, "preflight", profile)

@@ -27,7 +27,7 @@ from components.services.files import write_json
 from components.services.local_run import RUN_FOLDER, STOP, sole_run
 from components.services.progress import PROGRESS_FILE
 from components.services.stage import ERROR
-from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
+from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, read_section, resolve_settings
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
 from pipelines.local_pipeline import KFP_ROOT, REQUEST
 from pipelines.profiles import Profile, find_profile
@@ -65,6 +65,7 @@ def run_here(request: Request, console: Console) -> Path:
         CallforgeError: as the stage that failed raised it, with its exit code.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the stage at work was asked to stop, and waited for.
     """
+    read_section(RunSettings, {"run_id": request.run_id}, "run")  # it becomes a path
     folder = (RUNS / request.run_id).resolve()
     profile, settings = _resolve(folder, request)  # before anything is written or started
     with sole_run(folder), _terminated_as_interrupted():

@@ -105,16 +105,16 @@ def gpu() -> Profile:
             "bfcl_eval.dtype": "bfloat16",
             "bfcl_eval.batch_size": 256,
         },
-        resources=_resources(gpus=1, cpu="12", memory="96Gi", shared_memory="16Gi"),
+        resources=_resources(gpus=1, cpu="8", memory="96Gi", shared_memory="16Gi"),
     )
 
 
 def gpu8() -> Profile:
-    """One node of eight 80 GB GPUs: replicas under torchrun, one adapter all-reduce a step."""
+    """One node of eight 80 GB GPUs: a process for each, one all-reduce of the adapter's gradients a step."""
     return Profile(
         name="gpu8",
         settings=gpu().settings | {"egpo_rl.prompts_per_step": 256, "sft_warmup.batch_size": 128},
-        resources=_resources(gpus=8, cpu="96", memory="768Gi", shared_memory="64Gi"),
+        resources=_resources(gpus=8, cpu="80", memory="768Gi", shared_memory="64Gi"),
     )
 
 
@@ -136,6 +136,7 @@ def paper() -> Profile:
             "egpo_rl.bonus_cap": 2.0,
             "egpo_rl.max_new_tokens": 8192,
             "egpo_rl.unique_tokens_per_pass": 65536,
+            "egpo_rl.checkpoint_every": 1,
         },
         resources=gpu8().resources,
     )
@@ -163,10 +164,11 @@ def find_profile(name: str) -> Profile:
     return PROFILES[name]()
 
 
+# Nodes have 12 cores a GPU and keep some: what a step asks must leave room.
 def _resources(*, gpus: int, cpu: str, memory: str, shared_memory: str) -> dict[str, Resources]:
     short = Resources(cpu="4", memory="16Gi")
     merge = Resources(cpu="4", memory="48Gi")  # float32 weights of 4 billion parameters, and their copy
-    one_gpu = Resources(cpu="12", memory="96Gi", gpus=1, shared_memory="16Gi")
+    one_gpu = Resources(cpu="8", memory="96Gi", gpus=1, shared_memory="16Gi")
     many = Resources(cpu=cpu, memory=memory, gpus=gpus, shared_memory=shared_memory)
     return {
         "preflight": short,

@@ -39,6 +39,8 @@ def prepare_step(task: Any, name: str, profile: Profile) -> Any:
         return task
     from kfp import kubernetes
 
+    if resources.gpus:  # a lost node: the new pod goes on from the checkpoint in S3, where there is one
+        task.set_retry(num_retries=2, backoff_duration="60s")
     task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
     task.set_memory_request(resources.memory).set_memory_limit(resources.memory)
     if resources.gpus:

@@ -88,7 +88,7 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     if "reward" in metrics:
         kinds = [f"{name} {metrics[key]:.2f}" for name, key in _KINDS if key in metrics]
         parts.append(f"reward {metrics['reward']:.3f} ({', '.join(kinds)})")
-        parts.append(f"dead {metrics['dead_all_right']:.0%} right {metrics['dead_others']:.0%} wrong")
+        parts.append(f"groups all right {metrics['dead_all_right']:.0%}, all wrong {metrics['dead_others']:.0%}")
     parts.append(f"loss {metrics['loss']:+.4f} grad {metrics['grad_norm']:.3f}")
     if "entropy_thought" in metrics or "entropy_answer" in metrics:
         shown = [f"{metrics[key]:.3f}" if key in metrics else "-" for key in ("entropy_thought", "entropy_answer")]

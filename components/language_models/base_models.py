@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from components.services.errors import InputError
-from components.services.files import sha256_of_file, sha256_of_json, write_json
+from components.services.files import expand_home, sha256_of_file, sha256_of_json, write_json
 from components.services.progress import track
 from components.services.storage import download_folder, is_remote
 
@@ -47,7 +47,7 @@ def resolve_base_model(reference: str) -> Path:
     if is_remote(reference):
         name = hashlib.sha256(reference.encode()).hexdigest()[:16]
         return _cached(f"s3-{name}", lambda folder: _from_s3(reference, folder))
-    if (path := Path(reference).expanduser()).is_dir():
+    if (path := expand_home(reference)).is_dir():
         return _check(path.resolve(), reference)
     found = HUB_ID.fullmatch(reference)
     if found is None or reference.startswith((".", "/", "~")):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 MAX_REGRESSION = 0.02  # accuracy that one category may lose
 OVERALL = "overall_single_turn"
-MEASURED_WITH = ("bfcl.evaluator", "bfcl.questions_sha256")
+MEASURED_WITH = ("bfcl.evaluator", "bfcl.questions_sha256", "bfcl.sampling")
 _SUMS = ("mean_", "overall", "official_")
 
 

@@ -47,6 +47,7 @@ def score_tags(scores: Mapping[str, Any]) -> dict[str, str]:
         "bfcl.evaluator": f"{evaluator['name']} {evaluator['version']}",
         "bfcl.questions": f"{questions['asked']} of {questions['of']}",
         "bfcl.questions_sha256": questions["ids_sha256"],
+        "bfcl.sampling": json.dumps(scores["sampling"] | {"prompt": scores["prompt_version"]}, sort_keys=True),
     }
 
 

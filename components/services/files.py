@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 
+def expand_home(path: str) -> Path:
+    """`path` with `~` or `~user` as the home it means; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises for an unknown user
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file beside `path` that takes its name when the block ends well and vanishes when it does not."""

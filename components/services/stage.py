@@ -74,16 +74,18 @@ def execute_stage(
 ) -> dict[str, float]:
     """Run one stage in `folder` unless its manifest says that the same work is done there already.
 
-    The same work means: equal settings and inputs of equal content. A folder with other work in it is emptied
-    first; one with the same unfinished work is handed to the stage as it is, so that it resumes.
+    The same work means: equal settings and inputs of equal content. A folder with other work of this stage in it is
+    emptied first; one with the same unfinished work is handed to the stage as it is, so that it resumes.
 
     Returns:
         The stage's final metrics.
 
     Raises:
+        InputError: `folder` holds something that no run of this stage wrote.
         CallforgeError: as the stage raised it; `error.json` then holds its text and exit code.
     """
     announce(stage, "started")
+    earlier = _earlier_config(folder, stage)
     config_value = {
         "stage": stage,
         "settings": config.model_dump(mode="json"),
@@ -94,7 +96,7 @@ def execute_stage(
         print(f"done already, manifest verified: {stage}", flush=True)
         announce(stage, "skipped")
         return dict(manifest["metrics"])
-    if folder.exists() and _read_json(folder / CONFIG) != config_value:
+    if earlier is not None and earlier != config_value:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
@@ -120,6 +122,16 @@ def execute_stage(
     manifest_path.replace(folder / MANIFEST)
     announce(stage, "done")
     return metrics
+
+
+def _earlier_config(folder: Path, stage: str) -> Any:
+    """The config.json of an earlier run of the stage in `folder`; None when there was none. Others' files stay."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    earlier = _read_json(folder / CONFIG) if folder.is_dir() else None
+    if not isinstance(earlier, dict) or earlier.get("stage") != stage:
+        raise InputError(f"{folder}: it is not a folder of {stage}, and would be overwritten; name a new or empty one")
+    return earlier
 
 
 def verified_manifest(folder: Path, config_value: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -200,6 +212,8 @@ def run_component(
     if metrics is not None:
         for name, value in result.items():
             metrics.log_metric(name, value)
+    if run_folder() is None:  # KFP uploads the folder whole, and every later step would download it
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
     page = folder / "report.html"
     if report is not None and page.exists():
         Path(report.path).parent.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from components.services.errors import CallforgeError, InputError, WorkError
-from components.services.files import sha256_of_file
+from components.services.files import expand_home, sha256_of_file
 from components.services.progress import track
 
 SCHEME = "s3://"
@@ -88,7 +88,7 @@ def open_uri(uri: str) -> Iterator[BinaryIO]:
     """
     if not is_remote(uri):
         try:
-            file = Path(uri).expanduser().open("rb")
+            file = expand_home(uri).open("rb")
         except OSError as error:
             raise InputError(f"{uri}: cannot be read ({error.strerror}); give the path of a readable file") from None
         with file:
@@ -151,7 +151,7 @@ class _ObjectReader(io.RawIOBase):
 def uri_exists(uri: str) -> bool:
     """Whether there is such a file or object, or a folder (prefix) with something in it."""
     if not is_remote(uri):
-        return Path(uri).expanduser().exists()
+        return expand_home(uri).exists()
     bucket, key = split_uri(uri)
     client = s3_client()
     with _faults(uri):

@@ -276,6 +276,19 @@ def check_server(uri: str) -> None:
         ) from None
 
 
+def check_access() -> None:
+    """The server that MLFLOW_TRACKING_URI names answers, and lets us in.
+
+    Raises:
+        InputError: it does not.
+    """
+    client = mlflow_client()
+    try:
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise refusal(error) from error
+
+
 def refusal(error: Exception) -> InputError:
     """The error for an MLflow server that answers, and says no."""
     return InputError(

@@ -136,7 +136,7 @@ class _Trainer(Trainer):
         def factor(step: int) -> float:
             if step < rise:
                 return (step + 1) / (rise + 1)
-            return 0.5 * (1 + math.cos(math.pi * (step - rise) / (num_training_steps - rise)))
+            return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, num_training_steps - rise)))
 
         self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler

@@ -32,6 +32,8 @@ def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> Non
         (["--profile", "huge"], ["huge", "demo, tiny, gpu"]),
         (["--profile", "gpu"], ["GPU", "--profile demo"]),
         (["--run-id", "a/b"], ["run.run_id", "a/b"]),
+        (["--run-id", "x" * 300], ["run.run_id"]),
+        (["--data", "~no-such-user/x"], ["data_refine.data", "~no-such-user/x"]),
         (["--artifact-root", "/tmp"], ["run.artifact_root", "s3://"]),
         (["--data-format", "parquet"], ["data_refine.data_format", "callforge", "xlam", "parquet"]),
         (["--unknown"], ["--unknown"]),
@@ -103,6 +105,14 @@ def test_records_of_which_none_is_good_end_the_refinement(callforge, tiny_run, t
 )
 def test_other_commands(callforge, arguments, words):
     check(callforge(*arguments), 2, *words)
+
+
+def test_a_folder_of_something_else_is_left_alone(callforge, workplace):
+    precious = workplace / "precious"
+    precious.mkdir()
+    (precious / "notes.txt").write_text("mine")
+    check(callforge("refine", "--out", str(precious)), 2, "not a folder of data_refine", "new or empty")
+    assert (precious / "notes.txt").read_text() == "mine"
 
 
 def test_a_defect_shows_its_traceback_with_debug_alone(callforge):

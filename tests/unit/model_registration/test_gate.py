@@ -19,6 +19,7 @@ def tags(overall: str = "0.5000", **changes: str) -> dict[str, str]:
         "bfcl.evaluator": "bfcl-eval 2026.3.23",
         "bfcl.questions": "40 of 640",
         "bfcl.questions_sha256": "aa",
+        "bfcl.sampling": '{"temperature": 0.0}',
         "callforge.commit": "abc",
     }
     return found | {f"bfcl.{name}": value for name, value in changes.items()}
@@ -37,9 +38,17 @@ def test_the_first_champion_only_has_to_be_evaluated():
         (tags("0.6000", simple_python="0.5700"), ["simple_python", "3.0% worse"]),
         (tags("0.9000", questions_sha256="bb"), ["questions_sha256", "evaluate both alike"]),
         (tags("0.9000", evaluator="bfcl-eval 2027"), ["evaluator"]),
+        (tags("0.9000", sampling='{"temperature": 1.0}'), ["sampling"]),
         (tags("0.9000", multiple="0.9000"), ["categories"]),
     ],
-    ids=["worse in sum", "worse in one category", "other questions", "other evaluator", "other categories"],
+    ids=[
+        "worse in sum",
+        "worse in one category",
+        "other questions",
+        "other evaluator",
+        "other sampling",
+        "other categories",
+    ],
 )
 def test_refusals_have_a_reason(candidate, words):
     decision = decide(candidate, tags())

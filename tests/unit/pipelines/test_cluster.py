@@ -58,7 +58,9 @@ class Handler(BaseHTTPRequestHandler):
             (text,) = parse_qs(urlsplit(self.path).query)["filter"]
             (predicate,) = json.loads(text)["predicates"]
             (wanted,) = (value for key, value in predicate.items() if key.lower() in ("stringvalue", "string_value"))
-            self.answer({"pipelines": [p for p in api.pipelines if p["display_name"] == wanted]})
+            namespace = parse_qs(urlsplit(self.path).query).get("namespace", [""])[0]
+            found = [p for p in api.pipelines if (p["display_name"], p["namespace"]) == (wanted, namespace)]
+            self.answer({"pipelines": found})
         elif path.endswith("/experiments"):
             self.answer({"experiments": [{"experiment_id": "e1", "display_name": "callforge"}]})
         elif re.search(r"/runs/r\d+$", path):
@@ -80,7 +82,10 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"error": "no entry"}, api.status)
         elif path.endswith("/pipelines/upload"):
             assert b"pipelineInfo" in body
-            api.pipelines.append({"pipeline_id": f"p{len(api.pipelines)}", "display_name": query["name"]})
+            namespace = query.get("namespace", "")
+            assert not [p for p in api.pipelines if (p["display_name"], p["namespace"]) == (query["name"], namespace)]
+            pipeline_id = f"p{len(api.pipelines)}"
+            api.pipelines.append({"pipeline_id": pipeline_id, "display_name": query["name"], "namespace": namespace})
             self.answer(api.pipelines[-1])
         elif path.endswith("/pipelines/upload_version"):
             api.versions.append(query["name"])
@@ -107,11 +112,12 @@ def api(monkeypatch, tmp_path) -> Iterator[FakePipelinesApi]:
         server.shutdown()
 
 
-def test_the_first_upload_makes_pipelines_the_second_versions(api):
+@pytest.mark.parametrize("namespace", [None, "team"])
+def test_the_first_upload_makes_pipelines_the_second_versions(api, namespace):
     names = {f"callforge-{path.stem}" for path in COMPILED.glob("*.yaml")}
-    assert {name for name, _ in cluster.upload_pipelines(api.address)} == names
+    assert {name for name, _ in cluster.upload_pipelines(api.address, namespace)} == names
     assert {pipeline["display_name"] for pipeline in api.pipelines} == names and not api.versions
-    version = next(iter(dict(cluster.upload_pipelines(api.address)).values()))
+    version = next(iter(dict(cluster.upload_pipelines(api.address, namespace)).values()))
     assert set(api.versions) == {f"{name}-{version}" for name in names}
     assert len(api.pipelines) == len(names)
 
@@ -138,6 +144,8 @@ def test_a_run_is_started_with_its_parameters_and_settings(api):
         ("demo", {}, {}, "gpu, gpu8, paper"),
         ("gpu", {"date": "x"}, {}, "date"),
         ("gpu", {"settings": "{"}, {}, "no JSON"),
+        ("gpu", {"artifact_root": "/tmp/x"}, {}, "run.artifact_root"),
+        ("gpu", {"data_format": "parquet"}, {}, "data_refine.data_format"),
         ("gpu", {}, {"egpo_rl.stepz": 1}, "did you mean steps?"),
     ],
 )

@@ -38,6 +38,12 @@ def server() -> Iterator[str]:
             self.send_response(200)
             self.end_headers()
 
+        def do_POST(self):
+            """MLflow's interface: only the token `right` is let in."""
+            self.send_response(200 if self.headers["Authorization"] == "Bearer right" else 401)
+            self.end_headers()
+            self.wfile.write(b"{}")
+
         def log_message(self, *arguments):
             pass
 
@@ -117,6 +123,7 @@ def test_what_only_a_later_node_knows_is_not_asked_on_a_cluster(monkeypatch):
 
 def test_servers_are_asked(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
     values = {"run__artifact_root": "", "egpo_rl__sampler": "vllm_server"}
     found = problems(settings(**values, egpo_rl__sampler_urls=[server]), here=True)
     assert found == [text for text in found if text.startswith("run.artifact_root")], "the servers answer"
@@ -137,6 +144,24 @@ def test_servers_are_asked(server, monkeypatch):
         assert any(all(word in text for word in words) for text in found), words
 
 
+def test_a_wrong_token_is_told_before_a_gpu_is_asked_for(server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "wrong")
+    (found,) = problems(Settings(), ("bfcl_eval",), here=False)
+    assert "refused" in found and "MLFLOW_TRACKING_TOKEN" in found and "wrong" not in found
+
+
+def test_an_evaluation_is_checked_for_what_it_needs_alone(capsys):
+    with pytest.raises(SystemExit):
+        run("{}", {"data": "nowhere.jsonl", "base_model": "package://nothing"}, "{}", "models/mine")
+    told = capsys.readouterr().out
+    assert "model: models/mine: s3://" in told and "nowhere" not in told and "nothing" not in told
+
+
+def test_a_model_path_of_another_image_is_not_looked_for_here():
+    assert problems(settings(sft_warmup__base_model="/models/only-there"), ("sft_warmup",), here=False) == []
+
+
 def test_settings_that_contradict_each_other(local):
     (found,) = problems(settings(egpo_rl__unique_tokens_per_pass=100, egpo_rl__max_new_tokens=100), here=True)
     assert "egpo_rl.unique_tokens_per_pass" in found
@@ -151,7 +176,7 @@ def test_only_the_asked_stages_are_checked():
 
 
 def test_the_step_gives_each_section_as_canonical_json(local):
-    sections = run('{"egpo_rl.steps": 3}', {"data_refine.data": "auto", "run.run_id": "x"}, '{"egpo_rl": {"seed": 5}}')
+    sections = run('{"egpo_rl.steps": 3}', {"data": "auto", "run_id": "x"}, '{"egpo_rl": {"seed": 5}}')
     assert list(sections) == list(Settings.model_fields)
     egpo = json.loads(sections["egpo_rl"])
     assert (egpo["steps"], egpo["seed"]) == (3, 5)
@@ -177,5 +202,5 @@ def test_the_cluster_names_a_default_for_the_artifacts(monkeypatch):
     monkeypatch.setenv("CALLFORGE_ARTIFACT_ROOT", "s3://bucket/from-config")
     monkeypatch.setattr("components.preflight.checks.check_bucket", lambda uri: None)
     assert json.loads(run("{}", {}, "{}")["run"])["artifact_root"] == "s3://bucket/from-config"
-    given = run("{}", {"run.artifact_root": "s3://bucket/given"}, "{}")
+    given = run("{}", {"artifact_root": "s3://bucket/given"}, "{}")
     assert json.loads(given["run"])["artifact_root"] == "s3://bucket/given"

@@ -50,6 +50,23 @@ def stage(tmp_path: Path, calls: list[int]) -> Stage:
     return call
 
 
+@pytest.mark.parametrize("config", [None, '{"model_type": "llama"}', '{"stage": "sft_warmup"}', "no json"])
+def test_a_folder_of_something_else_is_left_alone(stage: Stage, tmp_path: Path, config: str | None) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage/precious.txt").write_text("mine")
+    if config is not None:
+        (tmp_path / "stage/config.json").write_text(config)
+    with pytest.raises(InputError, match="not a folder of data_refine"):
+        stage()
+    assert (tmp_path / "stage/precious.txt").read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(stage: Stage, tmp_path: Path) -> None:
+    (tmp_path / "stage").write_text("mine")
+    with pytest.raises(InputError, match="not a folder of data_refine"):
+        stage()
+
+
 def test_a_finished_stage_is_not_done_again(stage: Stage, calls: list[int]) -> None:
     assert stage() == {"accepted": 3.0}
     assert stage() == {"accepted": 3.0}
