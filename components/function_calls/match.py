@@ -8,11 +8,12 @@ BFCL checker, which knows several accepted values per argument, judges the evalu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from components.function_calls.record import Call, Tool
+from components.function_calls.tool_schema import Schema, fits_exactly
 
 # From the nearest miss to the farthest: of several unmatched calls the nearest names the reason.
 REASONS = (
@@ -42,8 +43,8 @@ _OK = Match(True, "")
 def match(calls: Sequence[Call], answers: Sequence[Call], tools: Sequence[Tool]) -> Match:
     """Compare calls with gold calls as multisets: the order of calls means nothing, that of list items does.
 
-    An integer equals a float of the same value unless the schema admits integers only; booleans are never numbers.
-    `tools` gives the schemas; where one is silent, values are compared as JSON values.
+    An integer equals a float of the same value where the tool's schema admits both, or says nothing; booleans are
+    never numbers.
     """
     if len(calls) != len(answers):
         return Match(False, "wrong_count")
@@ -73,17 +74,16 @@ def match(calls: Sequence[Call], answers: Sequence[Call], tools: Sequence[Tool])
     return Match(False, min(reasons, key=_RANK.__getitem__))
 
 
-_NO_SCHEMA: dict[str, Any] = {}
+_NO_SCHEMA: Schema = {}
 
 
-def _same_arguments(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Mapping[str, Any]) -> bool:
+def _same_arguments(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Schema) -> bool:
     if given.keys() != gold.keys():
         return False
-    properties = schema.get("properties") or _NO_SCHEMA
-    return all(not _compare(value, gold[name], properties.get(name, _NO_SCHEMA)) for name, value in given.items())
+    return not any(_compare(value, gold[name], _schema_of(name, schema)) for name, value in given.items())
 
 
-def _difference(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+def _difference(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Schema) -> str:
     """Reason why two calls of one tool differ; "" where they do not."""
     properties = schema.get("properties") or _NO_SCHEMA
     if any(name not in gold and name not in properties for name in given):
@@ -95,44 +95,43 @@ def _difference(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Mappi
         return "unexpected_argument"
     if missing:
         return "missing_optional_argument"
-    reasons = [_compare(value, gold[name], properties.get(name, _NO_SCHEMA)) for name, value in given.items()]
+    reasons = [_compare(value, gold[name], _schema_of(name, schema)) for name, value in given.items()]
     return max(reasons, key=lambda reason: _RANK.get(reason, -1), default="")
 
 
-def _compare(value: Any, gold: Any, schema: Any) -> str:
+def _schema_of(argument: str, schema: Schema) -> Schema:
+    found = (schema.get("properties") or _NO_SCHEMA).get(argument, schema.get("additionalProperties"))
+    return found if isinstance(found, dict) else _NO_SCHEMA
+
+
+def _compare(value: Any, gold: Any, schema: Schema) -> str:
     """ "" for equal values, else "wrong_type" or "wrong_value"."""
-    kind, gold_kind = type(value), type(gold)
-    if kind is not gold_kind:
-        if {kind, gold_kind} != {int, float} or _integers_only(schema):
+    fault = _fault(value, gold, _same_kind)
+    if fault == "wrong_type":
+        fault = _fault(value, gold, _same_number)
+        if not fault and not (fits_exactly(value, schema) and fits_exactly(gold, schema)):
             return "wrong_type"
-        return "" if value == gold else "wrong_value"
-    if kind is list:
+    return fault
+
+
+def _same_kind(kind: type, gold_kind: type) -> bool:
+    return kind is gold_kind
+
+
+def _same_number(kind: type, gold_kind: type) -> bool:
+    return kind is gold_kind or {kind, gold_kind} == {int, float}
+
+
+def _fault(value: Any, gold: Any, alike: Callable[[type, type], bool]) -> str:
+    """ "" for equal JSON values, else "wrong_type" or "wrong_value"; `alike` says which types may be equal."""
+    if not alike(type(value), type(gold)):
+        return "wrong_type"
+    if type(value) is list:
         if len(value) != len(gold):
             return "wrong_value"
-        items = _subschema(schema, "items")
-        return next(filter(None, (_compare(*pair, items) for pair in zip(value, gold, strict=True))), "")
-    if kind is dict:
+        return next(filter(None, (_fault(*pair, alike) for pair in zip(value, gold, strict=True))), "")
+    if type(value) is dict:
         if value.keys() != gold.keys():
             return "wrong_value"
-        properties = _subschema(schema, "properties")
-        return next(filter(None, (_compare(value[key], gold[key], _subschema(properties, key)) for key in gold)), "")
+        return next(filter(None, (_fault(value[key], gold[key], alike) for key in gold)), "")
     return "" if value == gold else "wrong_value"
-
-
-def _subschema(schema: Any, key: str) -> Any:
-    return schema.get(key, _NO_SCHEMA) if isinstance(schema, dict) else _NO_SCHEMA
-
-
-def _integers_only(schema: Any) -> bool:
-    if not isinstance(schema, dict):
-        return False
-    choices = schema.get("anyOf") or schema.get("oneOf")
-    if choices:
-        numeric = [choice for choice in choices if _has_type(choice, ("integer", "number"))]
-        return bool(numeric) and all(map(_integers_only, numeric))
-    return _has_type(schema, ("integer",)) and not _has_type(schema, ("number",))
-
-
-def _has_type(schema: Any, types: tuple[str, ...]) -> bool:
-    named = schema.get("type") if isinstance(schema, dict) else None
-    return any(name in types for name in named) if isinstance(named, list) else named in types

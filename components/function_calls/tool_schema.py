@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError
+from jsonschema.exceptions import SchemaError, ValidationError
 from jsonschema.validators import extend
+from referencing import Registry
 
 from components.function_calls.record import Call, RecordError, Tool
 
@@ -32,6 +33,7 @@ _TYPES: dict[str, str | None] = {
     "null": "null", "none": "null", "nonetype": "null", "any": None,
 }  # fmt: skip
 _MAX_NESTING = 32
+_MAX_TYPE_NAME = 500  # characters
 _DROPPED = ("optional", "$schema", "$id", "$anchor", "$comment")
 
 
@@ -39,9 +41,43 @@ def _unchecked(*_: Any) -> None:
     return None
 
 
-# References could reach into the network and patterns could run for ever: both are shown to the model and not checked.
+def _additional(validator: Any, allowed: Any, value: Any, schema: Schema) -> Iterator[ValidationError]:
+    if "patternProperties" not in schema:  # which properties are additional there, only the patterns tell
+        yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, value, schema)
+
+
+def _unique(validator: Any, wanted: Any, value: Any, schema: Schema) -> Iterator[ValidationError]:
+    """As jsonschema's own, which compares every object with every other."""
+    if wanted and isinstance(value, list) and len(set(map(_canonical, value))) < len(value):
+        yield ValidationError(f"{value!r} has non-unique elements")
+
+
+def _canonical(value: Any) -> str:
+    """Equal texts for equal JSON values, in which 1 and 1.0 are one number."""
+    return json.dumps(_whole(value), sort_keys=True)
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _whole(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_whole(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+# References could reach into the network (the unevaluated* keywords follow them too) and patterns could run for ever:
+# they are shown to the model and not checked. The empty registry fetches nothing, whatever a later jsonschema follows.
 _Validator = extend(
-    Draft202012Validator, dict.fromkeys(("$ref", "$dynamicRef", "pattern", "patternProperties"), _unchecked)
+    Draft202012Validator,
+    dict.fromkeys(
+        ("$ref", "$dynamicRef", "unevaluatedProperties", "unevaluatedItems", "pattern", "patternProperties"), _unchecked
+    )
+    | {"additionalProperties": _additional, "uniqueItems": _unique},
+)
+_NO_REFERENCES: Registry[Any] = Registry()
+# JSON schema takes 1.0 for an integer.
+_OnlyIntegers = extend(
+    _Validator, type_checker=_Validator.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int)
 )
 
 
@@ -66,17 +102,12 @@ def normalise_tool(raw: Mapping[str, Any]) -> Tool:
         raise RecordError("tool_schema", f"{name}: parameters is {type(parameters).__name__}, not an object")
     try:
         schema = _schema({"type": "object"} | parameters, 0) if _is_json_schema(parameters) else _flat(parameters)
+        _check_schema(schema)
     except _SchemaFaultError as fault:
         raise RecordError("tool_schema", f"{name}: {fault}") from None
     if schema.get("type") != "object":
         raise RecordError("tool_schema", f"{name}: parameters has type {parameters.get('type')!r}, not object")
-    schema = {"type": "object", "properties": schema.pop("properties", {})} | schema
-    if not _is_plain(schema):
-        try:
-            Draft202012Validator.check_schema(schema)
-        except (SchemaError, RecursionError) as error:
-            raise RecordError("tool_schema", f"{name}: {getattr(error, 'message', error)}") from None
-    return Tool(name, description, schema)
+    return Tool(name, description, {"type": "object", "properties": schema.pop("properties", {})} | schema)
 
 
 def schema_of_type_name(text: str) -> tuple[Schema, bool]:
@@ -91,13 +122,11 @@ def schema_of_type_name(text: str) -> tuple[Schema, bool]:
 
 @lru_cache(maxsize=4096)  # a corpus has few type names and millions of parameters
 def _of_type_name(text: str) -> tuple[Schema, bool]:
+    if len(text) > _MAX_TYPE_NAME or text.count("[") > _MAX_NESTING:
+        return {}, False
     text, marks = _OPTIONAL_MARK.subn("", text.strip())
-    optional = bool(marks)
-    text = _split(text, ",")[0]
-    if len(text) > 500 or text.count("[") > _MAX_NESTING:
-        return {}, optional
-    schema, is_optional = _read_type(text)
-    return schema, optional or is_optional
+    schema, is_optional = _read_type(_split(text, ",")[0])
+    return schema, bool(marks) or is_optional
 
 
 def check_arguments(call: Call, tool: Tool) -> str | None:
@@ -118,7 +147,7 @@ def check_arguments(call: Call, tool: Tool) -> str | None:
     if _surely_valid(call.arguments, schema):
         return None
     try:
-        error = next(_Validator(schema).iter_errors(call.arguments), None)
+        error = next(_Validator(schema, registry=_NO_REFERENCES).iter_errors(call.arguments), None)
     except (ArithmeticError, RecursionError) as fault:
         return f"wrong_value: {tool.name}: cannot be checked ({type(fault).__name__})"
     if error is None:
@@ -126,6 +155,18 @@ def check_arguments(call: Call, tool: Tool) -> str | None:
     where = ".".join(str(part) for part in error.absolute_path)
     reason = "wrong_type" if error.validator in ("type", "anyOf", "oneOf") else "wrong_value"
     return f"{reason}: {tool.name}: {where}: {error.message[:200]}"
+
+
+def fits_exactly(value: Any, schema: Schema) -> bool:
+    """Is an argument's value valid by its schema, in which 1.0 is no integer?"""
+    return _surely_valid(value, schema) or _is_valid(value, schema, _OnlyIntegers)
+
+
+def _is_valid(value: Any, schema: Schema, validator: Any = _Validator) -> bool:
+    try:
+        return bool(validator(schema, registry=_NO_REFERENCES).is_valid(value))
+    except (ArithmeticError, RecursionError):
+        return False
 
 
 _PLAIN_TYPES = {"string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,)}
@@ -178,6 +219,7 @@ def _flat(parameters: Mapping[str, Any]) -> Schema:
         type_name = item.get("type")
         given, optional = schema_of_type_name(type_name) if isinstance(type_name, str) else ({}, False)
         schema = given | _schema(rest, 1)
+        _check_schema(schema)  # before the default is tried on it
         default = item.get("default")
         if default not in (None, ""):  # the source writes "" for none
             optional = True
@@ -195,6 +237,14 @@ def _flat(parameters: Mapping[str, Any]) -> Schema:
     return schema
 
 
+def _check_schema(schema: Schema) -> None:
+    if not _is_plain(schema):
+        try:
+            Draft202012Validator.check_schema(schema)
+        except (SchemaError, RecursionError, OverflowError) as error:  # the last of a pattern that repeats too often
+            raise _SchemaFaultError(getattr(error, "message", error)) from None
+
+
 def _schema(raw: Any, depth: int) -> Schema:
     """A JSON schema, or BFCL's dialect of one, normalised."""
     if raw is True or raw == {}:
@@ -208,7 +258,7 @@ def _schema(raw: Any, depth: int) -> Schema:
     for key, value in raw.items():
         if key == "type":
             schema = _type(value) | schema
-        elif key in ("properties", "$defs", "definitions", "patternProperties"):
+        elif key in ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"):
             if not isinstance(value, dict):
                 raise _SchemaFaultError(f"{key} is {type(value).__name__}, not an object")
             schema[key] = {name: _schema(item, depth + 1) for name, item in value.items()}
@@ -218,7 +268,7 @@ def _schema(raw: Any, depth: int) -> Schema:
                 ]
         elif key == "items" and isinstance(value, list):
             schema["prefixItems"] = [_schema(item, depth + 1) for item in value]
-        elif key in ("items", "additionalProperties", "not", "contains", "propertyNames"):
+        elif key in ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else"):
             schema[key] = value if isinstance(value, bool) else _schema(value, depth + 1)
         elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
             if not isinstance(value, list):
@@ -240,12 +290,13 @@ def _schema(raw: Any, depth: int) -> Schema:
 
 def _type(value: Any) -> Schema:
     if isinstance(value, list):
-        names = [name for item in value for name in _as_list(_type(item).get("type"))]
+        texts = [item for item in value if isinstance(item, str)]
+        names = [name for text in texts for name in _as_list(_of_type_name(text)[0].get("type"))]
         return {"type": _one_or_list(names)} if names and len(names) >= len(value) else {}
     return _of_type_name(value)[0] if isinstance(value, str) else {}
 
 
-_OPTIONAL_MARK = re.compile(r"\s*[,(]?\s*\boptional\b(?!\s*\[)\s*\)?", re.IGNORECASE)
+_OPTIONAL_MARK = re.compile(r"\s*+[,(]?\s*+\boptional\b(?!\s*\[)\s*\)?", re.IGNORECASE)
 _GENERIC = re.compile(r"^(?:typing\.)?([A-Za-z_]+)\s*\[(.*)\]$", re.DOTALL)
 
 
@@ -326,15 +377,14 @@ def _one_or_list(names: list[str]) -> Any:
 
 def _as_type(default: Any, schema: Schema) -> Any:
     """The default as a value of the schema's type, or None where it is none without loss."""
-    validator = _Validator(schema)
-    if validator.is_valid(default):
+    if _is_valid(default, schema):
         return default
     if isinstance(default, str):
         try:
             value = json.loads({"True": "true", "False": "false"}.get(default, default))
         except (ValueError, RecursionError):
             return None
-        return value if validator.is_valid(value) else None
+        return value if _is_valid(value, schema) else None
     return str(default) if schema.get("type") == "string" and isinstance(default, int | float) else None
 
 

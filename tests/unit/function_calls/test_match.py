@@ -31,7 +31,15 @@ TOOL = Tool(
             "numbers": {"type": "array", "items": {"type": "number"}},
             "object": {"type": "object", "properties": {"n": {"type": "integer"}, "deep": {"type": "object"}}},
             "default": {"type": "integer", "default": 1},
+            "counts": {"type": "object", "additionalProperties": {"type": "integer"}},
+            "row": {"type": "array", "prefixItems": [{"type": "string"}, {"type": "integer"}], "items": {}},
+            "ids": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "integer"}}]},
+            "all": {"allOf": [{"minimum": 0}, {"type": "integer"}]},
+            "beside": {"type": "integer", "anyOf": [{"minimum": 1}, {"maximum": -1}]},
+            "one": {"oneOf": [{"type": "boolean"}, {"type": "number"}]},
+            "ref": {"type": "object", "$ref": "#/nope", "unevaluatedProperties": False},
         },
+        "additionalProperties": {"type": "integer"},
         "required": ["text"],
     },
 )
@@ -81,6 +89,17 @@ OTHER = Tool("g", "", {"type": "object", "properties": {}})
         ("object", {"n": 1}, {"n": 1, "m": 2}, "wrong_value"),
         ("object", {"n": 1}, {}, "wrong_value"),
         ("object", {"deep": {"x": [True]}}, {"deep": {"x": [1]}}, "wrong_type"),
+        # wherever the schema says that there are integers only
+        ("counts", {"x": 1}, {"x": 1.0}, "wrong_type"),
+        ("counts", {"x": 1}, {"x": 2.0}, "wrong_value"),
+        ("row", ["a", 1, 1], ["a", 1.0, 1], "wrong_type"),
+        ("row", ["a", 1, 1], ["a", 1, 1.0], ""),
+        ("ids", [1], [1.0], "wrong_type"),
+        ("all", 1, 1.0, "wrong_type"),
+        ("beside", 1, 1.0, "wrong_type"),
+        ("one", 1, 1.0, ""),
+        ("ref", {"x": 1}, {"x": 1.0}, ""),
+        ("not in the schema", 1, 1.0, "wrong_type"),
     ],
 )
 def test_values(argument: str, gold: Any, given_value: Any, reason: str) -> None:
@@ -166,9 +185,7 @@ def distinct(one: Any, other: Any) -> bool:
     return bool(one != other)
 
 
-@pytest.mark.parametrize(
-    "schema", [{}, {"properties": None}, {"properties": {"a": True}}, {"properties": {"a": {"type": 5}}}]
-)
+@pytest.mark.parametrize("schema", [{}, {"properties": None}, {"properties": {"a": True}}])
 def test_odd_schemas_do_no_harm(schema: dict[str, Any]) -> None:
     tool = Tool("f", "", schema)
     assert match([Call("f", {"a": 1.0})], [Call("f", {"a": 1})], [tool]).ok

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,6 +165,12 @@ def test_tools_without_parameters(parameters: Any) -> None:
     assert tool == Tool("now", "", {"type": "object", "properties": {}})
 
 
+def nested_lists(value: Any, depth: int) -> Any:
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 def test_small_faults_of_schemas_are_mended() -> None:
     tool = normalise_tool(
         {
@@ -171,6 +182,7 @@ def test_small_faults_of_schemas_are_mended() -> None:
                     "b": {"type": None, "enum": []},
                     "c": {"type": "array", "items": [{"type": "int"}, {"type": "str"}]},
                     "d": {"type": ["int", "Spaceship"]},
+                    "e": {"type": nested_lists("int", 600)},
                 },
                 "required": ["b", "b", 3],
             },
@@ -178,7 +190,13 @@ def test_small_faults_of_schemas_are_mended() -> None:
     )
     assert tool.parameters == {
         "type": "object",
-        "properties": {"a": STRING, "b": {}, "c": {"type": "array", "prefixItems": [INTEGER, STRING]}, "d": {}},
+        "properties": {
+            "a": STRING,
+            "b": {},
+            "c": {"type": "array", "prefixItems": [INTEGER, STRING]},
+            "d": {},
+            "e": {},
+        },
         "required": ["b", "a"],
     }
 
@@ -198,6 +216,8 @@ def test_small_faults_of_schemas_are_mended() -> None:
         ({"name": "f", "parameters": {"type": "object", "properties": {"a": 1}}}, "tool_schema"),
         ({"name": "f", "parameters": {"type": "object", "properties": {"a": {"anyOf": 1}}}}, "tool_schema"),
         ({"name": "f", "parameters": {"type": "object", "properties": {"a": {"minimum": "low"}}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"a": {"type": "int", "default": 5, "minimum": "1"}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"properties": {"a": {"pattern": "a{99999999999}"}}}}, "tool_schema"),
     ],
 )
 def test_tools_that_are_none(raw: Any, reason: str) -> None:
@@ -291,7 +311,9 @@ plain_schemas = st.recursive(
         [{}, STRING, INTEGER, NUMBER, {"type": "boolean"}, {"type": ["string", "null"]}, {"enum": ["a", 1]}]
     ),
     lambda inner: (
-        st.fixed_dictionaries({"type": st.just("array")}, optional={"items": inner | st.booleans()})
+        st.fixed_dictionaries(
+            {"type": st.just("array")}, optional={"items": inner | st.booleans(), "uniqueItems": st.booleans()}
+        )
         | st.fixed_dictionaries(
             {"type": st.just("object"), "properties": st.dictionaries(st.sampled_from("ab"), inner)},
             optional={"required": st.lists(st.sampled_from("ab"), unique=True), "additionalProperties": st.booleans()},
@@ -312,6 +334,73 @@ def test_arguments_are_valid_where_jsonschema_says_so(schema: dict[str, Any], va
     tool = normalise_tool({"name": "f", "parameters": {"type": "object", "properties": {"x": schema}}})
     valid = Draft202012Validator(tool.parameters).is_valid({"x": value})
     assert (check_arguments(Call("f", {"x": value}), tool) is None) == valid
+
+
+@pytest.fixture
+def asked() -> Iterator[tuple[str, list[str]]]:
+    """The address of a web server here and the paths it was asked for."""
+    paths: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            paths.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", paths
+        server.shutdown()
+
+
+@pytest.mark.parametrize("reference", ["$ref", "$dynamicRef"])
+@pytest.mark.parametrize("keyword", ["unevaluatedProperties", "unevaluatedItems"])
+def test_nothing_that_a_schema_names_is_fetched(
+    asked: tuple[str, list[str]], tmp_path: Path, reference: str, keyword: str
+) -> None:
+    server, paths = asked
+    (tmp_path / "schema.json").write_text('{"properties": {"b": {}}}')
+    for uri in (f"{server}/steal", (tmp_path / "schema.json").as_uri(), "#/nope", "nope"):
+        schema = {reference: uri, keyword: False}
+        for nested in (schema, {"if": {"$id": f"{server}/id"} | schema}, {"dependentSchemas": {"b": schema}}):
+            tool = normalise_tool({"name": "f", "parameters": {"properties": {"a": nested}}})
+            assert (
+                check_arguments(Call("f", {"a": {"b": 1} if keyword == "unevaluatedProperties" else [1]}), tool) is None
+            )
+    assert paths == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "reason"),
+    [
+        (
+            {"patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
+            {"a" * 40 + "!": 1},
+            None,  # only the pattern tells which properties are additional
+        ),
+        ({"uniqueItems": True}, [{"a": index} for index in range(20_000)], None),
+        ({"uniqueItems": True}, [*({"a": index} for index in range(20_000)), {"a": 7.0}], "wrong_value"),
+        ({"type": f"List[{' ' * 4000}x{' ' * 4000}]"}, 1, None),
+        ({"type": " " * 450 + "x"}, 1, None),
+        ({"type": "list", "uniqueItems": True}, nested_lists(1, 900), "wrong_value"),
+    ],
+    ids=["pattern", "unique", "not unique", "long type", "blank type", "nested"],
+)
+def test_no_schema_takes_for_ever(schema: dict[str, Any], value: Any, reason: str | None) -> None:
+    start = time.process_time()
+    tool = normalise_tool({"name": "f", "parameters": {"properties": {"a": schema}}})
+    fault = check_arguments(Call("f", {"a": value}), tool)
+    assert (fault and fault.partition(":")[0]) == reason
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(("type_name", "default"), [("float", "1" * 400), ("list", nested_lists(1, 900))])
+def test_a_default_that_cannot_be_checked_is_left_out(type_name: str, default: Any) -> None:
+    parameter = {"type": type_name, "default": default, "multipleOf": 0.5, "uniqueItems": True}
+    tool = normalise_tool({"name": "f", "parameters": {"a": parameter}})
+    assert "default" not in tool.parameters["properties"]["a"]
 
 
 def test_an_open_schema_takes_other_arguments() -> None:
