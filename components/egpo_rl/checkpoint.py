@@ -1,8 +1,9 @@
 """A checkpoint: one safetensors file with all that a killed run needs to go on to the same numbers.
 
-The file holds the adapter, AdamW's moments and the random states as tensors, and the rest (step, place in the data,
-pass rates, hash of the settings) as JSON in its header; no pickle. One file is whole or absent, on a disk by a rename
-and in S3 by nature; S3 keeps the newest alone. Deciding when to write one is train.py's.
+The file holds the adapter, AdamW's moments, the random states and the run's growing files (curves, samples) as tensors,
+and the rest (step, place in the data, pass rates, hash of the settings) as JSON in its header; no pickle. One file is
+whole or absent, on a disk by a rename and in S3 by nature; S3 keeps the newest alone. Deciding when to write one is
+loop.py's.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,20 @@ def collect_tensors(
     return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
 
 
+def collect_files(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """The bytes of these files, so that a pod with an empty folder goes on with the whole story."""
+    return {f"file/{name}": torch.from_numpy(np.fromfile(folder / name, np.uint8)) for name in names}
+
+
+def restore_files(state: State, folder: Path) -> None:
+    """Put the files back as they were: what a run wrote after its checkpoint, it writes again."""
+    for key, value in state.tensors.items():
+        kind, _, name = key.partition("/")
+        if kind == "file":
+            with atomic_write(folder / name, "wb") as file:
+                file.write(value.numpy().tobytes())
+
+
 def restore(state: State, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
     """Put adapter, optimizer and random states back as they were."""
     tensors = state.tensors
@@ -102,8 +117,8 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._uploader is not None:
-            self._uploader.shutdown(wait=True)
-            self._tell_failed_upload()
+            self._uploader.shutdown()
+            self.wait()
 
     def save(self, state: State) -> None:
         """Write one, remove those beyond the last `keep`, and copy it to S3 behind the run's back."""
@@ -111,9 +126,7 @@ class Checkpoints:
         header = {key: value for key, value in vars(state).items() if key != "tensors"}
         with atomic_write(path, "wb") as file:
             file.write(save(state.tensors, metadata={"state": json.dumps(header)}))
-        if self._upload is not None:
-            wait([self._upload])  # S3 slower than the steps between two checkpoints: never queue up
-            self._tell_failed_upload()
+        self.wait()  # S3 slower than the steps between two checkpoints: never queue up
         for old in sorted(self.folder.glob(PATTERN))[: -self.keep]:
             old.unlink()
         if self._uploader is not None:
@@ -130,8 +143,9 @@ class Checkpoints:
             download_folder(self.remote, Path(folder))
             return _read(Path(folder) / REMOTE_NAME, f"{self.remote}/{REMOTE_NAME}", settings_hash)
 
-    def _tell_failed_upload(self) -> None:
-        error = self._upload.exception() if self._upload is not None else None
+    def wait(self) -> None:
+        """Until the newest is in S3 as well; when it could not be copied, that is said."""
+        error = self._upload.exception() if self._upload is not None else None  # waits for the end
         self._upload = None
         if isinstance(error, CallforgeError):
             print(f"egpo_rl: the checkpoint was not copied to S3: {error}", flush=True)
@@ -147,7 +161,7 @@ def _read(path: Path, shown: str, settings_hash: str) -> State | None:
                 print(f"egpo_rl: checkpoint {shown} is of other settings or inputs; it is not used", flush=True)
                 return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            return State(**header, tensors=tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         print(f"egpo_rl: checkpoint {shown} cannot be read ({type(error).__name__}: {error}); not used", flush=True)
         return None
-    return State(**header, tensors=tensors)

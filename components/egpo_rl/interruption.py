@@ -1,4 +1,7 @@
-"""SIGTERM as an exception that strikes at once, except while a step is being committed: then it waits."""
+"""SIGTERM as an exception that strikes at once, except while a step is being committed: then it waits.
+
+Several processes stop together, at the next `release`: one that left alone would leave the others in a collective.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
+
+from components.egpo_rl.distributed import World
 
 
 class StoppedError(BaseException):
@@ -36,19 +41,22 @@ class Interruption:
         """From now on a signal waits for `release`."""
         self._held = True
 
-    def release(self) -> None:
-        """A signal that waited strikes now."""
-        self._held = False
-        if self._pending:
-            self._pending = False
+    def release(self, world: World) -> None:
+        """A signal that waited in any process strikes now, in all of them; where there are several, others wait on."""
+        self._held = world.size > 1
+        if any(world.gather([self._pending])):
             raise StoppedError
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """A signal within is forgotten: we are on the way out already."""
-        self._held = True
-        yield
-        self._held = self._pending = False
+    def waiting(self) -> Iterator[None]:
+        """A signal within strikes at the end, or where it would have waited anyway, at the next `release`."""
+        before, self._held = self._held, True
+        try:
+            yield
+        finally:
+            self._held = before
+        if self._pending and not self._held:
+            raise StoppedError
 
     def _strike(self, number: int, frame: FrameType | None) -> None:
         if self._held:

@@ -12,10 +12,9 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
+from components.egpo_rl.checkpoint import Checkpoints, State, collect_files, collect_tensors, restore, restore_files
 from components.egpo_rl.distributed import World
 from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.prompts import PassRates, PromptOrder, pass_rates_from_json, pass_rates_to_json
@@ -36,7 +35,7 @@ from components.language_models.shared_prefix import (
 from components.language_models.tokens import thought_mask
 from components.services.errors import WorkError
 from components.services.progress import track
-from components.services.stage import Outputs
+from components.services.stage import METRICS, Outputs
 from components.settings import EgpoRlSettings
 
 SAMPLES_PER_STEP = 4
@@ -78,26 +77,31 @@ class Training:
         self.sampler = sampler
         self.explainer = Explainer(config.max_new_tokens)
         self.place = _Place(pass_rates={})
+        self.saved = 0  # step of the newest checkpoint
         self.before: dict[str, float] = {}
 
     def run(self) -> tuple[dict[str, float], dict[str, float]]:
         """All steps from the newest checkpoint on; held-out figures before and after."""
         resumed = self._resume()
         try:
+            self.interruption.release(self.world)
             if not resumed:
                 self.before = self._held_out(BEFORE, 0)
                 self._save()
             steps = range(self.place.step, self.config.steps)
             for step in track(steps, "egpo_rl", "steps", total=self.config.steps, done=self.place.step):
                 self._step(step)
+            return self.before, self._held_out(AFTER, self.config.steps)
         except StoppedError:
-            with self.interruption.held():
+            self.interruption.hold()
+            if self.saved < self.place.step:
                 self._save()
+            self.checkpoints.wait()
+            self.world.from_leader(None)  # torchrun ends all processes when the first one ends
             raise WorkError(
-                f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; a checkpoint is "
-                "written, start the same run again to go on"
+                f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; start the same run "
+                "again to go on from there"
             ) from None
-        return self.before, self._held_out(AFTER, self.config.steps)
 
     def _step(self, step: int) -> None:
         started = time.perf_counter()
@@ -106,6 +110,7 @@ class Training:
         self.sampler.update(step)
         synced = time.perf_counter()
         groups, facts, cursor, metrics = self._sample(step, place.cursor, table)
+        self.interruption.release(self.world)
         metrics["seconds_sync"] = synced - started
         counted, totals = _choose(facts, config.prompts_per_step)
         if step == 0 and self.shares:
@@ -116,7 +121,7 @@ class Training:
             self.world,
             *totals,
         )
-        figures, sums = self.learner.learn(batch, step, self.interruption.hold)
+        figures, sums = self.learner.learn(batch, step, self.interruption)
         # From here to the end of the step a signal waits.
         metrics |= reward_metrics(facts) | figures | join_sums(self.world.gather([sums]))
         metrics["prompts_too_long"] = len(self.order.too_long)
@@ -135,7 +140,7 @@ class Training:
                 f"egpo_rl: gradients were not finite in {self.place.bad_steps} steps in a row (last: step {step + 1}); "
                 "lower egpo_rl.learning_rate, or use egpo_rl.dtype=float32"
             )
-        self.interruption.release()
+        self.interruption.release(self.world)
 
     def _sample(
         self, step: int, cursor: int, table: PassRates
@@ -221,11 +226,7 @@ class Training:
 
     def write_tables(self) -> None:
         """samples.jsonl as a table for MLflow, and the pass rates by record id."""
-        with (self.outputs.folder / SAMPLES).open(
-            "a+", encoding="utf-8"
-        ) as file:  # there also when nothing was sampled
-            file.seek(0)
-            lines = file.read().splitlines()
+        lines = (self.outputs.folder / SAMPLES).read_text("utf-8").splitlines()
         self.outputs.tracker.log_table([json.loads(line) for line in lines[-TABLE_ROWS:]], "egpo_rl_samples")
         rates = {
             self.order.records[index].id: {"visits": rate.visits, "last": rate.last}
@@ -234,6 +235,7 @@ class Training:
         (self.outputs.folder / "pass_rates.json").write_text(json.dumps(rates, indent=0) + "\n", "utf-8")
 
     def _save(self) -> None:
+        self.saved = self.place.step
         if not self.world.leads:
             return
         self.checkpoints.save(
@@ -246,24 +248,26 @@ class Training:
                 bad_steps=self.place.bad_steps,
                 before=self.before,
                 python_random=random.getstate(),
-                tensors=collect_tensors(self.learner.parameters, self.learner.optimizer),
+                tensors=collect_tensors(self.learner.parameters, self.learner.optimizer)
+                | collect_files(self.outputs.folder, (METRICS, SAMPLES)),
             )
         )
 
     def _resume(self) -> bool:
-        """Go to the newest checkpoint; without one forget what an earlier try wrote."""
+        """Go to the newest checkpoint, or to the start; what an earlier try wrote after it is forgotten."""
         state = self.world.from_leader(self.checkpoints.newest(self.settings_hash) if self.world.leads else None)
-        step = state.step if state is not None else -1
-        if self.world.leads:
-            self.outputs.forget_metrics_after(step)
-            _forget_samples_after(self.outputs.folder / SAMPLES, step)
         if state is None:
+            if self.world.leads:
+                for name in (METRICS, SAMPLES):
+                    (self.outputs.folder / name).write_bytes(b"")
             return False
+        step = state.step
         restore(state, self.learner.parameters, self.learner.optimizer)
         self.order.too_long.update(state.too_long)
         self.place = _Place(step, state.cursor, pass_rates_from_json(state.pass_rates), state.bad_steps)
-        self.before = state.before
+        self.saved, self.before = step, state.before
         if self.world.leads:
+            restore_files(state, self.outputs.folder)
             print(f"egpo_rl: going on after step {step}", flush=True)
         return True
 
@@ -306,18 +310,3 @@ def _sample_row(step: int, of: str, group: RolloutGroup, place: int) -> dict[str
         "reward": reward.value,
         "reason": reward.reason,
     }
-
-
-def _forget_samples_after(path: Path, step: int) -> None:
-    """Drop the rows that the resumed run writes again, and a line that a kill cut."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            row = json.loads(line)
-            if row["step"] <= step and row["of"] != AFTER:
-                kept.append(line)
-        except ValueError:
-            continue
-    path.write_text("".join(line + "\n" for line in kept), "utf-8")

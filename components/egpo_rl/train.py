@@ -64,7 +64,10 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
         ):
             return _run(config, inputs, outputs, world, interruption)
     except StoppedError:
-        raise WorkError("egpo_rl: told to stop (SIGTERM) before the first step; start the same run again") from None
+        raise WorkError(
+            "egpo_rl: told to stop (SIGTERM) before or after its steps; start the same run again to go on from the "
+            "newest checkpoint"
+        ) from None
 
 
 def follower_command(config: EgpoRlSettings, inputs: Mapping[str, Path], folder: Path) -> list[str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +31,7 @@ from components.egpo_rl.algorithms import (
     truncated_importance,
 )
 from components.egpo_rl.distributed import World
+from components.egpo_rl.interruption import Interruption
 from components.language_models.shared_prefix import Group, ScoreFunction
 from components.settings import EgpoRlSettings
 
@@ -108,17 +109,17 @@ class Learner:
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, weight_decay=0.0)
         self._reference = [item.detach().clone() for item in self.parameters.values()] if config.kl_coefficient else []
 
-    def learn(
-        self, batch: Batch, step: int, about_to_change: Callable[[], None] = lambda: None
-    ) -> tuple[dict[str, float], Sums]:
+    def learn(self, batch: Batch, step: int, interruption: Interruption | None = None) -> tuple[dict[str, float], Sums]:
         """All updates on one batch. Gives the step's figures and this process's sums.
 
-        `about_to_change` is called before the adapter changes for the first time. `grad_norm` is that of the last
-        update; where it is not finite, no update of this batch was made from there on.
+        A signal waits while the reference's weights are in the model, and from the adapter's first change on.
+        `grad_norm` is that of the last update; where it is not finite, no update of this batch was made from there on.
         """
+        interruption = interruption or Interruption()
         started = time.perf_counter()
         if self.config.kl_coefficient and batch.groups:
-            self.score_reference(batch)
+            with interruption.waiting():
+                self.score_reference(batch)
         referenced = time.perf_counter()
         rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
         for group in self.optimizer.param_groups:
@@ -129,7 +130,7 @@ class Learner:
             # Entropies are of the policy that sampled; only what the updates change is taken from the last one.
             sums = new | sums | {name: new[name] for name in ("clip_share", "kl") if name in new}
             norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip).item()
-            about_to_change()
+            interruption.hold()
             if math.isfinite(norm):
                 self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

@@ -9,8 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from components.egpo_rl import report, train
 from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
 from components.services import storage
+from components.services.stage import Outputs
+from components.services.tracking import Tracker
+from components.settings import RunSettings
+from tests.unit.egpo_rl.egpo_support import SMALL, stage_inputs
 
 
 def made(step: int, settings_hash: str = "same") -> tuple[State, torch.nn.Parameter]:
@@ -55,6 +60,19 @@ def test_an_empty_folder_goes_on_from_s3(root: str, tmp_path: Path) -> None:
         restore(state, {"matrix": parameter}, optimizer)
         assert torch.equal(parameter, matrix)
         assert checkpoints.newest("others") is None
+
+
+def test_a_run_in_an_empty_folder_goes_on_with_its_curves_and_samples(
+    root: str, tmp_path: Path, tiny_model: Path, make_records, monkeypatch
+) -> None:
+    monkeypatch.setattr(report, "write_report", lambda *_: None)
+    inputs = stage_inputs(tmp_path, tiny_model, make_records(20))
+    told = []
+    for pod in ("here", "elsewhere"):
+        (tmp_path / pod).mkdir()
+        train.run(SMALL, inputs, Outputs(tmp_path / pod, Tracker(), RunSettings(artifact_root=root), "egpo_rl"))
+        told.append([(tmp_path / pod / name).read_text() for name in ("metrics.jsonl", "samples.jsonl")])
+    assert told[0] == told[1], "to the second: no step was made twice"
 
 
 def test_nothing_there_is_a_fresh_start(root: str, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import socket
+import time
 from pathlib import Path
 
 import torch
@@ -86,9 +87,9 @@ def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, envi
             save_file(gradients(model) | {"loss": torch.tensor(loss)}, file, {"figures": json.dumps(figures)})
 
 
-def shake(model) -> None:
+def shake(model, seed: int = 1) -> None:
     """Make the adapter's B matrices non-zero."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
@@ -108,3 +109,10 @@ def lead_with(command: list[str], inputs: dict[str, Path], folder: Path) -> None
     distributed.GRACE_SECONDS = 1.0
     train.follower_command = lambda *_: command
     run_stage(inputs, folder, SMALL.model_copy(update={"processes": 2}))
+
+
+def wait_for_step(child, folder, step):
+    """Until the child has logged `step`, or ended."""
+    log = folder / "metrics.jsonl"
+    while child.is_alive() and not (step == 0 or (log.exists() and log.read_text().count("\n") >= step)):
+        time.sleep(0.002)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 
 import pytest
@@ -17,21 +19,39 @@ from tests.unit.egpo_rl.egpo_support import (
     process_group,
     relative_difference,
     run_stage,
+    wait_for_step,
     write_gradients,
 )
 
 
-def together(children, target, arguments_of):
-    """Run `target` in two processes as torchrun would; `arguments_of(rank, environment)`."""
+def begin(children, target, arguments_of):
+    """Start `target` in two processes as torchrun would; `arguments_of(rank, environment)`."""
     started = [
         children.Process(target=target, args=arguments_of(rank, environment))
         for rank, environment in enumerate(process_group(2))
     ]
     for child in started:
         child.start()
+    return started
+
+
+def end(started):
+    """Their exit codes."""
     for child in started:
         child.join()
-    assert [child.exitcode for child in started] == [0, 0]
+    return [child.exitcode for child in started]
+
+
+def together(children, target, arguments_of):
+    """Run `target` in two processes to a good end."""
+    assert end(begin(children, target, arguments_of)) == [0, 0]
+
+
+def story(folder):
+    """The curves of a run but for the seconds, and its adapter."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    curves = [{name: value for name, value in line.items() if "seconds" not in name} for line in lines]
+    return curves, (folder / "model" / "adapter_model.safetensors").read_bytes()
 
 
 def read(file):
@@ -109,3 +129,22 @@ def test_a_whole_run(children, inputs, tmp_path):
         assert line_two["reward"] == line_one["reward"]
         assert line_two["grad_norm"] == pytest.approx(line_one["grad_norm"], rel=1e-3)
     assert [path for path in (tmp_path / "rank1").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("told", [[1], [0, 1]])
+def test_told_to_stop_all_stop_together_and_the_checkpoint_is_written(children, inputs, tmp_path, told):
+    config = SMALL.model_copy(update={"steps": 8, "checkpoint_every": 100, "kl_coefficient": 0.01})
+
+    def arguments_of(name):
+        return lambda rank, environment: (inputs, tmp_path / f"{name}{rank}", config, environment)
+
+    together(children, run_stage, arguments_of("unbroken"))
+    started = begin(children, run_stage, arguments_of("stopped"))
+    wait_for_step(started[0], tmp_path / "stopped0", 2)
+    for rank in told:
+        os.kill(started[rank].pid, signal.SIGTERM)
+    assert end(started) == [1, 1]
+    (newest,) = (tmp_path / "stopped0" / "checkpoints").glob("step-*[1-9].safetensors")
+    assert int(newest.stem.removeprefix("step-")) >= 2
+    together(children, run_stage, arguments_of("stopped"))
+    assert story(tmp_path / "stopped0") == story(tmp_path / "unbroken0")

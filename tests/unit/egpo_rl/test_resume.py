@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.unit.egpo_rl.egpo_support import SMALL, run_stage, stage_inputs
+from tests.unit.egpo_rl.egpo_support import SMALL, run_stage, stage_inputs, wait_for_step
 
 CONFIG = SMALL.model_copy(
     update={"steps": 8, "kl_coefficient": 0.01, "retire_solved": True, "refill_rounds": 1, "learning_rate": 1e-3}
@@ -44,11 +44,10 @@ def start(children, inputs, folder, config=CONFIG):
     return child
 
 
-def wait_for_step(child, folder, step):
-    """Until the child has logged `step`, or ended."""
-    log = folder / "metrics.jsonl"
-    while child.is_alive() and not (step == 0 or (log.exists() and log.read_text().count("\n") >= step)):
-        time.sleep(0.002)
+def move_checkpoints(folder, elsewhere):
+    """As a pod that goes on with an empty folder, and what S3 keeps."""
+    elsewhere.mkdir()
+    return (folder / "checkpoints").rename(elsewhere / "checkpoints").parent
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -80,6 +79,7 @@ def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, tmp_pa
     assert child.exitcode == 1
     steps = [int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*")]
     assert max(steps) >= 3
+    folder = move_checkpoints(folder, tmp_path / "elsewhere")
     child = start(children, inputs, folder, rarely)
     child.join()
     assert child.exitcode == 0

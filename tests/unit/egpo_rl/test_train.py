@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from components.egpo_rl import report, rewards, train
+from components.egpo_rl import loop, report, rewards, train
+from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
 from components.language_models.model_directory import load_for_inference, read_card
 from components.services.errors import InputError, WorkError
@@ -131,7 +133,37 @@ def test_shared_and_padded_paths_that_differ_stop_the_run_before_the_first_step(
     monkeypatch.setattr(shared_prefix, "score_padded", broken)
     with pytest.raises(WorkError, match="differ"):
         train.run(SMALL, inputs, outputs)
-    assert not (outputs.folder / "metrics.jsonl").exists()
+    assert metrics_of(outputs) == []
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_told_to_stop_while_answering_held_out_prompts(inputs, outputs, half_right, monkeypatch, moment):
+    answer = loop.answer_held_out
+
+    def stopped(*arguments):
+        if arguments[-1].endswith(moment):
+            raise StoppedError
+        return answer(*arguments)
+
+    monkeypatch.setattr(loop, "answer_held_out", stopped)
+    with pytest.raises(WorkError, match=f"at step {0 if moment == 'before' else 3} of 3; start the same run again"):
+        train.run(SMALL, inputs, outputs)
+    monkeypatch.setattr(loop, "answer_held_out", answer)
+    assert "held_out_reward_before" in train.run(SMALL, inputs, outputs)
+    rows = [json.loads(line) for line in (outputs.folder / "samples.jsonl").read_text().splitlines()]
+    told = [(row["step"], row["of"]) for row in rows if row["of"] != "training"]
+    assert told == [(0, "held out, before")] * SMALL.held_out + [(3, "held out, after")] * SMALL.held_out
+
+
+def test_a_checkpoint_of_another_version_is_passed_over(inputs, outputs, half_right, capsys):
+    train.run(SMALL, inputs, outputs)
+    for path in outputs.checkpoints.glob("step-*"):
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["state"]) | {"of_another_version": 1}
+        save_file(load_file(path), path, {"state": json.dumps(header)})
+    train.run(SMALL, inputs, outputs)
+    assert "step-0000003.safetensors cannot be read" in capsys.readouterr().out
+    assert [line["step"] for line in metrics_of(outputs)] == [1, 2, 3]
 
 
 def test_a_checkpoint_of_other_settings_is_left_alone(inputs, outputs, half_right, capsys):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import signal
 
 import pytest
 import torch
 
 from components.egpo_rl.algorithms import entropy_bonus, group_advantages
 from components.egpo_rl.distributed import World
+from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.update import Learner, TrainingGroup, make_batch, recompute_activations
 from components.language_models.shared_prefix import score_groups, score_padded
 from components.settings import EgpoRlSettings
-from tests.unit.egpo_rl.egpo_support import gradients, relative_difference
+from tests.unit.egpo_rl.egpo_support import gradients, relative_difference, shake
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 WORLD = World()
@@ -116,6 +118,24 @@ def test_the_reference_is_the_policy_at_the_start(policy, make_groups):
     assert sums["kl"][0] > 0
     moved = [(item - start[name]).abs().max().item() for name, item in learner.parameters.items()]
     assert min(moved) > 0, "the reference pass put the current weights back"
+
+
+def test_a_signal_in_the_reference_pass_leaves_the_policy_whole(policy, make_groups, monkeypatch):
+    config = EgpoRlSettings(max_new_tokens=16, kl_coefficient=0.1)
+    learner = Learner(policy[0], score_groups, config, WORLD)
+    shake(policy[0], seed=2)  # away from the reference
+    before = {name: item.detach().clone() for name, item in learner.parameters.items()}
+    interruption, write = Interruption(), learner._write
+
+    def struck(values):
+        write(values)
+        interruption._strike(signal.SIGTERM, None)
+
+    monkeypatch.setattr(learner, "_write", struck)
+    groups = make_groups(REWARDS)
+    with pytest.raises(StoppedError):
+        learner.learn(make_batch(groups, config, WORLD, *totals(groups)), 0, interruption)
+    assert all(torch.equal(item, before[name]) for name, item in learner.parameters.items())
 
 
 def test_later_updates_of_a_batch_are_clipped_against_the_first(policy, make_groups):
