@@ -72,8 +72,8 @@ class Training:
         self.config, self.world, self.loaded, self.order = config, world, loaded, order
         self.outputs, self.checkpoints, self.interruption = outputs, checkpoints, interruption
         self.settings_hash = settings_hash
-        self.score, self.shares = _score_function(loaded.model, world)
-        self.learner = Learner(loaded.model, self.score, config, world)
+        score, self.unchecked = _score_function(loaded.model, world)
+        self.learner = Learner(loaded.model, score, config, world)
         self.sampler = sampler
         self.explainer = Explainer(config.max_new_tokens)
         self.place = _Place(pass_rates={})
@@ -113,7 +113,7 @@ class Training:
         self.interruption.release(self.world)
         metrics["seconds_sync"] = synced - started
         counted, totals = _choose(facts, config.prompts_per_step)
-        if step == 0 and self.shares:
+        if self.unchecked and groups:
             self._check_sharing(groups)
         batch = make_batch(
             [self._training_group(group) for group in groups if group.question.index in counted],
@@ -176,10 +176,11 @@ class Training:
     def _check_sharing(self, groups: Sequence[RolloutGroup]) -> None:
         """Two groups of two rollouts: enough to show a leak between groups, between rollouts, or a wrong position."""
         some = [Group(g.question.ids, [rollout.tokens for rollout in g.rollouts[:2]]) for g in groups[:2]]
-        if some:
+        with self.learner.autocast():
             check_sharing(
                 self.loaded.model, some, self.config.temperature, token_budget=self.config.unique_tokens_per_pass
             )
+        self.unchecked = False
 
     def _held_out(self, when: str, step: int) -> dict[str, float]:
         """Greedy answers to the held-out questions: reward, and by kind."""
@@ -273,7 +274,7 @@ class Training:
 
 
 def _score_function(model: Any, world: World) -> tuple[ScoreFunction, bool]:
-    """How completions are scored, and whether prompts are shared."""
+    """How completions are scored, and whether prompts are shared, which wants a check."""
     obstacle = sharing_obstacle(model)
     if obstacle is None:
         return score_groups, True

@@ -168,13 +168,17 @@ class Learner:
                 item.grad = torch.zeros_like(item)
         return sum(self.world.gather([loss.item()])), record.sums()
 
+    def autocast(self) -> torch.autocast:
+        """The precision of every forward pass."""
+        kind = torch.device(self.world.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
+
     def _scores(self, batch: Batch) -> Iterator[Any]:
         budget = self.config.unique_tokens_per_pass
         passes = self.score(self.model, batch.groups, self.config.temperature, token_budget=budget)
-        kind = torch.device(self.world.device).type
         while True:
             # Around each forward pass alone: the generator's caller takes the gradient between two of them.
-            with torch.autocast(kind, torch.bfloat16, enabled=self.config.dtype == "bfloat16"):
+            with self.autocast():
                 scores = next(passes, None)
             if scores is None:
                 return

@@ -136,6 +136,16 @@ def test_shared_and_padded_paths_that_differ_stop_the_run_before_the_first_step(
     assert metrics_of(outputs) == []
 
 
+def test_shared_and_padded_paths_are_compared_again_after_a_resume(inputs, outputs, half_right, monkeypatch):
+    checked = []
+    monkeypatch.setattr(loop, "check_sharing", lambda *_, **__: checked.append(torch.is_autocast_enabled("cpu")))
+    config = SMALL.model_copy(update={"dtype": "bfloat16"})
+    train.run(config, inputs, outputs)
+    (outputs.checkpoints / "step-0000003.safetensors").unlink()
+    train.run(config, inputs, outputs)
+    assert checked == [True, True]
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_told_to_stop_while_answering_held_out_prompts(inputs, outputs, half_right, monkeypatch, moment):
     answer = loop.answer_held_out

@@ -22,7 +22,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from components.language_models import attention_kernels, shared_attention
+from components.language_models import attention_kernels, shared_attention, shared_prefix
 from components.language_models.attention_kernels import FLASH_CPU, PLAIN, Kernel
 from components.language_models.shared_attention import Segments
 from components.language_models.shared_prefix import (
@@ -236,6 +236,27 @@ def test_check_passes_for_a_model_that_shares_and_stops_one_that_does_not() -> N
     assert check_sharing(make_model(LLAMA, torch.bfloat16), GROUPS, token_budget=2000) < 0.02
     with pytest.raises(WorkError, match="differ by"):
         check_sharing(make_model(MISTRAL, torch.float32), GROUPS, token_budget=2000)
+
+
+def test_check_looks_at_the_first_tokens_one_padded_row_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, sizes = make_model(LLAMA, torch.float32), []
+    whole = shared_prefix._score_rows
+
+    def score_rows(model: Any, rows: Any, temperature: float) -> Any:
+        sizes.append([len(completion) for _, completion in rows])
+        return whole(model, rows, temperature)
+
+    monkeypatch.setattr(shared_prefix, "_score_rows", score_rows)
+    check_sharing(model, [Group(tokens(9), [tokens(300), tokens(2)])], token_budget=2000)
+    assert sizes == [[shared_prefix.CHECKED_TOKENS], [2]]
+
+
+def test_hidden_states_wider_than_the_head_are_scored() -> None:
+    """As autocast gives them on a GPU where the last module is a LayerNorm."""
+    model = make_model(LLAMA, torch.bfloat16)
+    model.get_base_model().model.norm.register_forward_hook(lambda module, given, output: output.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert check_sharing(model, GROUPS, token_budget=2000) < 0.02
 
 
 def test_a_trained_head_is_scored_by_the_plain_form() -> None:
