@@ -41,7 +41,8 @@ def binary(text: str, finished: bool, record: Record, names: ToolNames) -> Rewar
 
     0 when the thought template is broken; else, where calls are right, 1 if the answer parses as calls that equal the
     gold calls (in any order); else, where no call is right, 1 if the answer is plain text. A cut completion earns 0.
-    One hole of the paper's rule is closed: a call list that does not parse is no way to say that no function fits.
+    Two holes of the paper's rule are closed: neither a call list that does not parse nor calls without their brackets,
+    which the leaderboard reads as calls, are a way to say that no function fits.
     """
     return _strict(_turn(text, finished, names), record)
 

@@ -38,7 +38,8 @@ class Turn:
     calls: the calls, None when the answer is not a call list.
     answer: the text after the thought, stripped.
     reason: "" when thought and call list are fine; one of FORMAT_REASONS when the frame is wrong; "not_a_list" when the
-        answer is plain text; another code when it starts as a list and is none.
+        answer is plain text; "no_brackets" when it is calls but for the brackets, or in back quotes; another code when
+        it starts as a list and is none.
     """
 
     thought: str | None
@@ -91,11 +92,11 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
     """
     text = text.strip()
     if not text.startswith("["):
-        return None, "not_a_list"
+        return None, "no_brackets" if _are_bare_calls(text) else "not_a_list"
     if len(text) > MAX_CHARACTERS:
         return None, "too_long"
-    if _too_deep(text):
-        return None, "too_deep"
+    if fault := _fault_of_tokens(text):
+        return None, fault
     try:
         tree = compile(text, _SOURCE, "eval", ast.PyCF_ONLY_AST, dont_inherit=True)
     except (SyntaxError, ValueError):
@@ -113,6 +114,16 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
         return None, error.args[0]
     except RecursionError:  # the caller's own stack was nearly full
         return None, "too_deep"
+
+
+def _are_bare_calls(text: str) -> bool:
+    """Does the leaderboard, which adds brackets and takes back quotes off, find calls in it, with any arguments?"""
+    bare = text.strip("`\n ")
+    bare = ("" if bare.startswith("[") else "[") + bare + ("" if bare.endswith("]") else "]")
+    return parse_calls(bare)[1] in ("", *_ARGUMENT_REASONS)
+
+
+_ARGUMENT_REASONS = ("positional_argument", "not_a_keyword", "repeated_argument", "not_a_literal")
 
 
 class _NotACallListError(Exception):
@@ -180,20 +191,31 @@ def _is_number(value: object) -> bool:
     return type(value) is int or (type(value) is float and isfinite(value))
 
 
-_TOKEN = re.compile(r"""("(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')|([\[({])|([\])}])|["']""", re.DOTALL)
+# Strings, opening and closing brackets, what no call list has (comments and f-strings, where quotes would mislead the
+# scan), quotes that no other one closes.
+_TOKEN = re.compile(
+    r"""(\"{3}(?:[^"\\]|\\.|"(?!""))*+"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*+'{3}|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
+    r"""|([\[({])|([\])}])|(#)|([fFtT][rR]?["'])|["']""",
+    re.DOTALL,
+)
 
 
-def _too_deep(text: str) -> bool:
-    if text.count("[") + text.count("(") + text.count("{") <= MAX_DEPTH:
-        return False
+def _fault_of_tokens(text: str) -> str:
+    """The reason to refuse a text before Python parses it, whose time may grow exponentially with the depth; or ""."""
+    if "#" not in text and text.count("[") + text.count("(") + text.count("{") <= MAX_DEPTH:
+        return ""
     depth = 0
     for token in _TOKEN.finditer(text):
         if token[2]:
             depth += 1
             if depth > MAX_DEPTH:
-                return True
+                return "too_deep"
         elif token[3]:
             depth -= 1
+        elif token[4]:
+            return "comment"
+        elif token[5]:
+            return "not_a_literal"
         elif not token[1]:  # a string without an end: no need to look further, Python will refuse it
             break
-    return False
+    return ""

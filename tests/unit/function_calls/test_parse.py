@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import io
 import subprocess
 import sys
 import time
+import tokenize
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.function_calls.parse import MAX_CHARACTERS, MAX_DEPTH, parse_calls, parse_turn
@@ -75,6 +77,20 @@ def test_a_mutated_turn_is_answered(drawn: tuple[list[Any], list[Call]], data: s
     assert turn.calls is None or all(isinstance(call, Call) for call in turn.calls)
 
 
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.sampled_from(["'", '"', "'''", '"""', "#", "\n", "\\", "r", "f", "x", ", ", "[", "]", "1"]), max_size=12
+    )
+)
+@example(["'", "\\", "\n", "#", "'", "#"])
+def test_no_comment_is_read(parts: list[str]) -> None:
+    text = f"[f(a=[{''.join(parts)}])]"
+    if parse_calls(text)[0] is not None:
+        tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+        assert all(token.type != tokenize.COMMENT for token in tokens), text
+
+
 GOOD = '[f(a=1, b="x")]'
 
 
@@ -111,8 +127,21 @@ def test_the_frame_of_a_turn(text: str, reason: str, format_ok: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("f(a=1)", "not_a_list"),
+        ("f(a=1)", "no_brackets"),
+        ("f(a=1), g(x)", "no_brackets"),
+        ("```\n[f(a=1)]\n```", "no_brackets"),
+        ("`f(1)`", "no_brackets"),
+        ("f(a=1)]", "no_brackets"),
         ("Sure: [f(a=1)]", "not_a_list"),
+        ("f", "not_a_list"),
+        ("```", "not_a_list"),
+        ("No function fits (sorry).", "not_a_list"),
+        ("f(a=1) # sure", "not_a_list"),
+        ("[ # essay\n f(a=1)] # more", "comment"),
+        ("[f(a=1)] # more", "comment"),
+        ("[f(a='''it's''')] # more", "comment"),
+        ("[f(a=''' # ''' 'it' # '\n)]", "comment"),
+        ("[f(a=f'{x}')] # more", "not_a_literal"),
         ("[]", "empty_list"),
         ("[1]", "not_a_call"),
         ("['f(a=1)']", "not_a_call"),
@@ -150,6 +179,11 @@ def test_the_frame_of_a_turn(text: str, reason: str, format_ok: bool) -> None:
         ("[f(a=1) for f in g]", "syntax"),
         ("[f(a=1)].x", "syntax"),
         ("[f(a=" + "[" * MAX_DEPTH + "]" * MAX_DEPTH + ")]", "too_deep"),
+        *(
+            (f"[f(a={string}, b={'[' * MAX_DEPTH}{']' * MAX_DEPTH})]", "too_deep")
+            for string in ("'''it's'''", '"""1" long\\""""', "'\\\r\n'", "''", "'' '\"'")
+        ),
+        ("[ # '\n f(a=" + "[" * MAX_DEPTH + "]" * MAX_DEPTH + ")]", "comment"),
         ("[f(a='" + "x" * MAX_CHARACTERS + "')]", "too_long"),
     ],
 )
@@ -164,6 +198,7 @@ def test_what_is_no_call_list(text: str, reason: str) -> None:
         ("-1", -1), ("+1.5", 1.5), ("'it''s'", "its"), ('"\\u00e9\\n"', "é\n"), ("{'a': (1,)}", {"a": [1]}),
         ("'''a\n'b'''", "a\n'b"), ("0x10", 16), ("1_000", 1000), (str(10**400), 10**400),
         ("'" + "([{" * MAX_DEPTH + "'", "([{" * MAX_DEPTH),
+        ("'''#(\"'''", '#("'), ('"#"', "#"), ('"' + "[#'" * MAX_DEPTH + '"', "[#'" * MAX_DEPTH),
     ],
 )  # fmt: skip
 def test_literals(literal: str, value: Any) -> None:
@@ -190,6 +225,8 @@ def test_names_may_be_dotted_and_lists_end_in_a_comma() -> None:
         "[" + "not " * 8_000 + "1]", "[" + "lambda:" * 4_000 + "1]", "[" + '"\\' * 16_000 + "(" * 40,
         "[f(a=" + "{1:" * 31 + ")]",
         "[f(" + "'" * 30_000 + "[" * 40, "[" + "f(a=(" * 16 + "1 1" + "))" * 16 + "]", "[" + "{**with " * 30 + " 1 1]",
+        "[ # '\n" + "{**with " * 150 + " 1 1]", "[f('''it's''', " + "{**with " * 150 + " 1 1]",
+        "[f(f'{\"'\"}', " + "{**with " * 150 + " 1 1]", "[f(#" + "'" * 30_000,
     ],
 )  # fmt: skip
 def test_hostile_texts_are_refused_fast(text: str) -> None:
