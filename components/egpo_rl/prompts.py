@@ -111,20 +111,26 @@ class PromptOrder:
 
         Fewer come back when the whole set has no more. Where only retired prompts are left, they come back early.
         """
-        drawn: dict[int, Question] = {}
-        for respect_rest in (True, False):
-            for _ in range(len(self.training)):
-                if len(drawn) == number:
-                    break
-                epoch, place = divmod(cursor, len(self.training))
-                index = self._epoch(epoch)[place]
-                cursor += 1
-                resting = respect_rest and self.retire_solved and self._rests(pass_rates.get(index), epoch)
-                if index in drawn or index in taken or resting:
-                    continue
-                if (question := self._encode(index)) is not None:
-                    drawn[index] = question
-        return list(drawn.values()), cursor
+        drawn: list[Question] = []
+        resting: list[int] = []
+        looked_at: set[int] = set()
+        while len(drawn) < number and len(looked_at) < len(self.training):
+            epoch, place = divmod(cursor, len(self.training))
+            index = self._epoch(epoch)[place]
+            cursor += 1
+            if index in looked_at:  # an epoch ended on the way
+                continue
+            looked_at.add(index)
+            if index in taken:
+                continue
+            if self.retire_solved and self._rests(pass_rates.get(index), epoch):
+                resting.append(index)
+            elif (question := self._encode(index)) is not None:
+                drawn.append(question)
+        for index in resting:
+            if len(drawn) < number and (question := self._encode(index)) is not None:
+                drawn.append(question)
+        return drawn, cursor
 
     def seen(self, pass_rates: PassRates, cursor: int, shares: Iterable[tuple[int, float]]) -> PassRates:
         """The table after a step in which the prompts' rollouts were right by these shares."""

@@ -51,10 +51,13 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
         Held-out reward before and after, and the mean reward of the last steps.
 
     Raises:
-        InputError: no usable record or model, or a prompt limit that leaves nothing.
+        InputError: no usable record or model, a prompt limit that leaves nothing, or more processes than GPUs.
         WorkError: training diverged, or the process was told to stop (SIGTERM) and has written a checkpoint.
     """
-    processes = config.processes or max(1, torch.cuda.device_count())
+    devices = torch.cuda.device_count()
+    if config.processes > devices > 0:
+        raise InputError(f"egpo_rl.processes: {config.processes} is more than the {devices} GPUs here; set 0 for all")
+    processes = config.processes or max(1, devices)
     alone = processes == 1 or "WORLD_SIZE" in os.environ
     try:
         with (

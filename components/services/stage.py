@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from components.services.errors import CallforgeError, InputError
-from components.services.files import sha256_of_file, sha256_of_json, write_json
+from components.services.files import atomic_write, sha256_of_file, sha256_of_json, write_json
 from components.services.local_run import announce, join_run, run_folder
 from components.services.storage import upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
@@ -51,7 +51,8 @@ class Outputs:
         path = self.folder / METRICS
         if path.exists():
             kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= step]
-            path.write_text("".join(line + "\n" for line in kept), "utf-8")
+            with atomic_write(path) as file:
+                file.writelines(line + "\n" for line in kept)
 
 
 def _step(line: str) -> float:

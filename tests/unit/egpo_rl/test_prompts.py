@@ -43,6 +43,11 @@ def test_an_epoch_is_every_prompt_once_and_the_next_another_order(order_of):
     assert indexes(first) != indexes(second)
 
 
+def test_the_cursor_stops_where_every_prompt_was_looked_at(order_of):
+    drawn, cursor = order_of().draw(50, 0, {})
+    assert (len(drawn), cursor) == (16, 16)
+
+
 def test_drawing_is_a_function_of_seed_and_cursor(order_of):
     one, other = order_of(), order_of()
     _, cursor = one.draw(7, 0, {})

@@ -215,6 +215,12 @@ def test_settings_that_leave_nothing_to_train_on(inputs, outputs, settings, mess
         train.run(SMALL.model_copy(update=settings), inputs, outputs)
 
 
+def test_more_processes_than_gpus_are_refused(inputs, outputs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="3 is more than the 2 GPUs"):
+        train.run(SMALL.model_copy(update={"processes": 3}), inputs, outputs)
+
+
 def test_an_adapter_for_other_weights_is_refused(inputs, outputs, tmp_path):
     card = inputs["model"] / "model" / "callforge.json"
     value = json.loads(card.read_text())
