@@ -134,6 +134,8 @@ class Checkpoints:
 
     def newest(self, settings_hash: str) -> State | None:
         """The newest readable checkpoint of these settings, here or else in S3; others are passed over with a word."""
+        for partial in self.folder.glob(f".{PATTERN}*"):  # a kill while one was written
+            partial.unlink()
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             if (state := _read(path, path.name, settings_hash)) is not None:
                 return state

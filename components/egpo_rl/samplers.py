@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from components.egpo_rl.distributed import World
+from components.language_models.adapters import adapter_digest
 from components.language_models.model_directory import LoadedModel
 from components.language_models.samplers import Rollout, Sampler
 from components.language_models.tokens import end_of_turn_ids
@@ -27,21 +28,24 @@ class PolicySampler:
         Raises:
             InputError: no server is named, or it serves another model.
         """
-        self.world, self.model, self.folder = world, loaded.model, folder
+        self.world, self.model, self.folder = world, loaded.model, folder / f"rank{world.rank}"
+        shutil.rmtree(self.folder, ignore_errors=True)  # what a killed run left
         self.shares_model = config.sampler == "transformers"
         self.leader_asks = config.sampler == "vllm_server"
         self.engine: Sampler | None = None
         if world.leads or not self.leader_asks:
-            self.engine = _engine(config, loaded, reference, folder / f"rank{world.rank}")
+            self.engine = _engine(config, loaded, reference, self.folder)
 
     def update(self, version: int) -> None:
         """Let the engine sample from the adapter as it is now."""
         if self.shares_model or self.engine is None:
             return
-        staging = self.folder / f"staging{self.world.rank}"
+        staging = self.folder / "staging"
         self.model.save_pretrained(staging, safe_serialization=True, save_embedding_layers=False)
         self.engine.sync(staging, version)
         shutil.rmtree(staging)
+        if self.world.leads:
+            print(f"egpo_rl: the sampler has adapter {adapter_digest(self.model)[:12]} (version {version})", flush=True)
 
     def sample(
         self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from peft import PeftModel
@@ -61,6 +62,15 @@ def test_another_engine_samples_from_the_trained_adapter(run, tiny_model):
         assert line["reward"] == wanted["reward"]
         assert line["grad_norm"] == wanted["grad_norm"]
         assert line["sampler_kl"] < 1e-6
+
+
+def test_every_adapter_that_is_handed_over_is_named(run, tiny_model, tmp_path, capsys):
+    run(CONFIG, OtherEngine(tiny_model))
+    told = re.findall(r"the sampler has adapter (\w{12}) \(version (\d)\)\n", capsys.readouterr().out)
+    assert [version for _, version in told] == ["0", "0", "1", "2", "3"]
+    (card,) = tmp_path.glob("egpo_rl-*/model/callforge.json")
+    assert json.loads(card.read_text())["parents"]["adapter"].startswith(told[-1][0])
+    assert told[0] == told[1] and len({digest for digest, _ in told}) == 4
 
 
 def test_an_engine_that_keeps_an_old_adapter_is_noticed(run, tiny_model, capsys):

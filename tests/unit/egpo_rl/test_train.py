@@ -198,6 +198,16 @@ def test_a_broken_checkpoint_is_passed_over(inputs, outputs, half_right, capsys)
     assert (outputs.folder / "model" / "adapter_model.safetensors").read_bytes() == expected
 
 
+def test_what_a_killed_run_left_half_written_is_cleared(inputs, outputs, half_right):
+    partial = outputs.checkpoints / ".step-0000002.safetensors.x1y2"
+    adapter = outputs.checkpoints / "adapters" / "rank0" / "policy-v2-z3" / "adapter_config.json"
+    for path in (partial, adapter):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    train.run(SMALL, inputs, outputs)
+    assert not partial.exists() and not adapter.exists()
+
+
 def test_only_the_last_checkpoints_are_kept(inputs, outputs, half_right):
     train.run(SMALL.model_copy(update={"checkpoint_every": 1, "keep_checkpoints": 1}), inputs, outputs)
     assert [path.name for path in outputs.checkpoints.iterdir()] == ["step-0000003.safetensors"]
