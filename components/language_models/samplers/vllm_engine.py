@@ -22,7 +22,6 @@ from components.language_models.samplers.published import publish_adapter
 from components.services.errors import InputError, WorkError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
 
 
 class VllmEngineSampler:
@@ -108,7 +107,7 @@ class VllmEngineSampler:
         return [[_rollout(next(rollouts).outputs[0]) for _ in group] for group in seeds]
 
     def sync(self, adapter_folder: Path, version: int) -> None:
-        """Publish the adapter under a new name and id, probe it, switch to it.
+        """Publish the adapter under a new name and id, load it, switch to it.
 
         Raises:
             WorkError: vLLM cannot load it.
@@ -117,11 +116,12 @@ class VllmEngineSampler:
 
         place = publish_adapter(adapter_folder, self.folder, version).resolve()
         before = self.adapter
-        self.adapter = LoRARequest(place.name, 1 if before is None else before.lora_int_id + 1, str(place))
-        try:
-            self.sample([PROBE], [[0]], 0.0, 1)
-        except (OSError, ValueError, RuntimeError) as error:
+        adapter = LoRARequest(place.name, 1 if before is None else before.lora_int_id + 1, str(place))
+        try:  # not left to the first request, where a failure would kill the engine
+            self.engine.llm_engine.add_lora(adapter)
+        except Exception as error:  # what the engine's process raised comes as a bare Exception
             raise WorkError(f"vLLM cannot load the adapter {place}: {error}") from error
+        self.adapter = adapter
         logging.getLogger(__name__).debug("vLLM samples from %s", place.name)
         if before is not None:
             self.engine.llm_engine.remove_lora(before.lora_int_id)

@@ -31,6 +31,7 @@ CONNECTIONS = 128  # requests in flight to one replica
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between tries while a replica does not answer
 TIMEOUT = 600.0  # seconds one request may take
 PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
+LOAD_ADAPTER, UNLOAD_ADAPTER = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
 class _AdapterLost(Exception):
@@ -65,7 +66,9 @@ class VllmServerSampler:
             raise InputError("sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
         self.folder = folder
         self.stop_token_ids = sorted(stop_token_ids)
-        self.base_names = {url: self._served_name(url, base_model) for url in self.urls}
+        served = {url: self._served_model(url, base_model) for url in self.urls}
+        self.base_names = {url: str(model["id"]) for url, model in served.items()}
+        self.context = min(int(model["max_model_len"]) for model in served.values())
         self.adapter: tuple[str, Path] | None = None  # name and place, the same on every replica
         for url in self.urls:
             self._check_logprobs(url)
@@ -76,9 +79,15 @@ class VllmServerSampler:
         """As Sampler.sample.
 
         Raises:
-            InputError: the server refuses a request, for example because a prompt exceeds its context.
+            InputError: a prompt and its completion exceed the servers' context, or a server refuses a request.
             WorkError: a replica stopped answering, or keeps losing its adapter.
         """
+        longest = max(map(len, prompts), default=0)
+        if longest + max_new_tokens > self.context:  # vLLM would cut the completion and say nothing
+            raise InputError(
+                f"sampler_urls: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the servers' context "
+                f"of {self.context}; start them with a larger --max-model-len, or lower max_prompt_tokens"
+            )
         with ThreadPoolExecutor(CONNECTIONS * len(self.urls)) as pool:
             groups = []
             for index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True)):
@@ -108,7 +117,7 @@ class VllmServerSampler:
         if before is not None:
             for url in self.urls:
                 with suppress(_Refused):  # a replica that restarted has lost it already
-                    self._ask(url, "/v1/unload_lora_adapter", {"lora_name": before[0]})
+                    self._ask(url, UNLOAD_ADAPTER, {"lora_name": before[0]})
             shutil.rmtree(before[1], ignore_errors=True)
 
     def _rollout(self, seed: int, url: str, prompt: list[int], temperature: float, max_new_tokens: int) -> Rollout:
@@ -127,9 +136,16 @@ class VllmServerSampler:
             ) from None
 
     def _complete(
-        self, url: str, model: str, prompt: list[int], seed: int, temperature: float, max_new_tokens: int
+        self,
+        url: str,
+        model: str,
+        prompt: list[int],
+        seed: int,
+        temperature: float,
+        max_new_tokens: int,
+        allowed: list[int] | None = None,
     ) -> Rollout:
-        request = {
+        request = {  # what is left out the server takes from the model's generation_config.json
             "model": model,
             "prompt": prompt,
             "seed": seed,
@@ -137,6 +153,11 @@ class VllmServerSampler:
             "max_tokens": max_new_tokens,
             "top_p": 1.0,
             "top_k": 0,
+            "min_p": 0.0,
+            "repetition_penalty": 1.0,
+            "presence_penalty": 0.0,
+            "frequency_penalty": 0.0,
+            "allowed_token_ids": allowed,
             "logprobs": 0,
             "return_token_ids": True,
             "stop_token_ids": self.stop_token_ids,
@@ -159,7 +180,7 @@ class VllmServerSampler:
 
     def _load_adapter(self, url: str, place: Path) -> None:
         try:
-            self._ask(url, "/v1/load_lora_adapter", {"lora_name": place.name, "lora_path": str(place)})
+            self._ask(url, LOAD_ADAPTER, {"lora_name": place.name, "lora_path": str(place)})
         except _Refused as error:
             if "already" not in str(error):
                 raise WorkError(
@@ -167,24 +188,24 @@ class VllmServerSampler:
                     "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and that folder mounted at the same path"
                 ) from None
 
-    def _served_name(self, url: str, base_model: str) -> str:
+    def _served_model(self, url: str, base_model: str) -> dict[str, Any]:
         try:
-            served = self._ask(url, "/v1/models")["data"]
+            models = self._ask(url, "/v1/models")["data"]
+            served = [model for model in models if model["parent"] is None and model["max_model_len"]]  # no adapters
         except (_Refused, KeyError, TypeError):
-            raise InputError(f"sampler_urls: {url} is no vLLM server: it lists no models at /v1/models") from None
+            raise InputError(f"sampler_urls: {url} is no vLLM server: /v1/models does not answer as vLLM's") from None
         last = Path(base_model.rstrip("/")).name
         for model in served:
-            names = {str(model.get("id")), str(model.get("root"))}
-            if model.get("parent") is None and any(Path(name.rstrip("/")).name == last for name in names):
-                return str(model["id"])
-        found = ", ".join(str(model.get("id")) for model in served) or "nothing"
+            names = str(model["id"]), str(model["root"])
+            if any(Path(name.rstrip("/")).name == last for name in names):
+                return dict(model)
+        found = ", ".join(str(model["id"]) for model in served) or "nothing"
         raise InputError(f"sampler_urls: {url} serves {found}, not the base model {base_model}")
 
     def _check_logprobs(self, url: str) -> None:
-        """A token's log-probability must depend on the temperature: raw ones would bias every ratio."""
-        cool, warm = (self._complete(url, self.base_names[url], PROBE, 1, heat, 1) for heat in (0.5, 2.0))
-        assert cool.logprobs is not None and warm.logprobs is not None
-        if cool.tokens == warm.tokens and cool.logprobs == warm.logprobs:
+        """Log-probabilities must be those that are sampled from: raw ones would bias every ratio."""
+        forced = self._complete(url, self.base_names[url], PROBE, 0, 1.0, 1, allowed=PROBE[:1])
+        if forced.logprobs != [0.0]:  # the only token allowed is certain
             raise InputError(
                 f"sampler_urls: {url} gives log-probabilities before the temperature; start it with "
                 "--logprobs-mode processed_logprobs"
@@ -202,7 +223,8 @@ class VllmServerSampler:
                     return _parse(response.read())
             except urllib.error.HTTPError as error:
                 cause = _message(_parse(error.read()))
-                if error.code < 500 and error.code not in (408, 429):
+                unfit = path == LOAD_ADAPTER and error.code == 500
+                if unfit or (error.code < 500 and error.code not in (408, 429)):
                     raise _Refused(error.code, cause) from None
                 cause = f"{error.code} {cause}"
             except (OSError, http.client.HTTPException) as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 END = 2
+VOCABULARY = 1000
 
 
 class FakeVllm(ThreadingHTTPServer):
@@ -34,6 +35,7 @@ class FakeVllm(ThreadingHTTPServer):
         self.forgetful = False  # forgets an adapter as soon as it is loaded
         self.raw_logprobs = False
         self.runtime_lora = True
+        self.max_rank = 16
         self.token_ids = True
         self.lock = threading.Lock()
 
@@ -45,19 +47,25 @@ class FakeVllm(ThreadingHTTPServer):
     def complete(self, body: dict[str, Any]) -> tuple[int, Any]:
         """Tokens that depend on model, prompt, seed and temperature; every third rollout ends early."""
         if body["model"] != self.model and body["model"] not in self.adapters:
-            return 404, _error(f"The model `{body['model']}` does not exist.", "NotFoundError", 404)
-        if len(body["prompt"]) + body["max_tokens"] > self.context:
-            return 400, _error(f"This model's maximum context length is {self.context} tokens.", "BadRequestError", 400)
+            message = f"The model `{body['model']}` does not exist. Valid aliases: {self.model}."
+            return 404, _error(message, "NotFoundError", 404, "model")
+        if max(body["prompt"]) >= VOCABULARY:
+            return 400, _error(f"Token id {max(body['prompt'])} is out of vocabulary", "BadRequestError", 400)
         key = f"{body['model']}/{body['prompt']}/{body['seed'] if body['temperature'] else 'greedy'}"
         digest = hashlib.sha256(key.encode()).digest()
-        tokens = [3 + digest[index % 32] for index in range(body["max_tokens"])]
+        length = min(body["max_tokens"], self.context - len(body["prompt"]))  # cut without a word
+        tokens = [3 + digest[index % 32] for index in range(length)]
         if digest[0] % 3 == 0:
             tokens = [*tokens[: max(len(tokens) // 2, 1) - 1], END]
+        tokens = body["allowed_token_ids"] or tokens
         heat = 1.0 if self.raw_logprobs or not body["temperature"] else body["temperature"]
+        logprobs = [-token / heat / 100 for token in tokens]
+        if body["allowed_token_ids"] and not self.raw_logprobs:
+            logprobs = [0.0]
         choice = {
             "index": 0, "text": "", "stop_reason": None, "token_ids": tokens, "prompt_token_ids": body["prompt"],
             "finish_reason": "stop" if tokens[-1] == END else "length", "prompt_logprobs": None,
-            "logprobs": {"text_offset": [0] * len(tokens), "token_logprobs": [-token / heat / 100 for token in tokens],
+            "logprobs": {"text_offset": [0] * len(tokens), "token_logprobs": logprobs,
                          "tokens": ["?"] * len(tokens), "top_logprobs": [{"?": -1.0}] * len(tokens)},
         }  # fmt: skip
         if not self.token_ids:
@@ -70,14 +78,25 @@ class FakeVllm(ThreadingHTTPServer):
         if not self.runtime_lora:
             return 404, {"detail": "Not Found"}
         if name in self.adapters:
-            message = f"The lora adapter '{name}' has already been loaded."
+            message = f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, .."
             return 400, _error(message, "InvalidUserInput", 400)
         if not (Path(path) / "adapter_model.safetensors").is_file():
-            return 404, _error(f"Loading lora {name} failed: No adapter found for {path}", "NotFoundError", 404)
+            return 404, _error(f"Loading lora {name} failed: No adapter found for <path>", "NotFoundError", 404)
+        rank = json.loads((Path(path) / "adapter_config.json").read_text())["r"]
+        if rank > self.max_rank:
+            message = f"Call to add_lora method failed: LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
+            return 500, _error(message, "InternalServerError", 500)
         self.loads.append((name, path))
         if not self.forgetful:
             self.adapters[name] = path
         return 200, f"Success: LoRA adapter '{name}' added successfully."
+
+    def unload(self, name: str) -> tuple[int, Any]:
+        """Forget an adapter's name."""
+        if self.adapters.pop(name, None) is None:
+            return 404, _error(f"The lora adapter '{name}' cannot be found.", "NotFoundError", 404)
+        self.unloads.append(name)
+        return 200, f"Success: LoRA adapter '{name}' removed successfully."
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,9 +106,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != "/v1/models":
             self.answer(404, {"detail": "Not Found"})
             return
-        base = {"id": self.server.model, "object": "model", "root": f"/models/{self.server.model}", "parent": None}
+        server = self.server
+        base = {"id": server.model, "root": f"/models/{server.model}", "parent": None, "max_model_len": server.context}
         loaded = [
-            {"id": name, "root": path, "parent": self.server.model} for name, path in self.server.adapters.items()
+            {"id": name, "root": path, "parent": server.model, "max_model_len": None}
+            for name, path in server.adapters.items()
         ]
         self.answer(200, {"object": "list", "data": [base, *loaded]})
 
@@ -105,9 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif self.path == "/v1/load_lora_adapter":
                 self.answer(*self.server.load(body))
             elif self.path == "/v1/unload_lora_adapter":
-                self.server.unloads.append(body["lora_name"])
-                self.server.adapters.pop(body["lora_name"], None)
-                self.answer(200, f"Success: LoRA adapter '{body['lora_name']}' removed successfully.")
+                self.answer(*self.server.unload(body["lora_name"]))
 
     def answer(self, status: int, content: Any) -> None:
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
@@ -120,8 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def _error(message: str, kind: str, code: int) -> dict[str, Any]:
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+def _error(message: str, kind: str, code: int, parameter: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
 
 
 @contextmanager

@@ -56,7 +56,9 @@ def test_a_rollout_per_seed_as_token_ids(server: FakeVllm, tmp_path: Path) -> No
     asked = {(tuple(body["prompt"]), body["seed"]): body for body in server.completions}
     assert set(asked) == {(tuple(p), seed) for p, group in zip(PROMPTS, SEEDS, strict=True) for seed in group}
     for body in asked.values():  # nothing but the temperature shapes the distribution
-        assert (body["temperature"], body["top_p"], body["top_k"], body["max_tokens"]) == (0.7, 1.0, 0, 12)
+        assert (body["temperature"], body["top_p"], body["top_k"], body["min_p"]) == (0.7, 1.0, 0, 0.0)
+        penalties = body["repetition_penalty"], body["presence_penalty"], body["frequency_penalty"]
+        assert (*penalties, body["allowed_token_ids"], body["max_tokens"]) == (1.0, 0.0, 0.0, None, 12)
         assert body["stop_token_ids"] == [END]
     rollouts = [rollout for group in groups for rollout in group]
     assert {rollout.finished for rollout in rollouts} == {True, False}
@@ -108,6 +110,8 @@ def test_a_replica_that_lost_its_adapter_gets_it_again(server: FakeVllm, adapter
     server.adapters.clear()  # as after a restart
     assert sampler.sample(PROMPTS, SEEDS, 0.7, 12) == before
     server.adapters.clear()
+    sampler.sync(adapter, 2)  # there is nothing to unload
+    server.adapters.clear()
     server.forgetful = True
     with pytest.raises(WorkError, match=r"lost the adapter .*--max-loras"):
         sampler.sample(PROMPTS, SEEDS, 0.7, 12)
@@ -131,8 +135,10 @@ def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
-    with fake_vllm_server(model="other") as server, pytest.raises(InputError, match="serves other, not the base model"):
-        sampler_of(tmp_path, server)
+    with fake_vllm_server(model="other") as server:
+        server.adapters["base-model"] = "/adapters/base-model"
+        with pytest.raises(InputError, match="serves other, not the base model"):
+            sampler_of(tmp_path, server)
 
 
 def test_raw_logprobs_are_refused(tmp_path: Path, server: FakeVllm) -> None:
@@ -147,9 +153,29 @@ def test_a_server_without_token_ids_is_refused(tmp_path: Path, server: FakeVllm)
         sampler_of(tmp_path, server)
 
 
-def test_a_prompt_beyond_the_context_says_so(server: FakeVllm, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="maximum context length is 100"):
-        sampler_of(tmp_path, server).sample([[1] * 95], [[1]], 0.7, 12)
+def test_a_completion_that_the_shortest_context_would_cut_says_so(server: FakeVllm, tmp_path: Path) -> None:
+    with fake_vllm_server(context=200) as longer:
+        sampler = sampler_of(tmp_path, longer, server)
+        sampler.sample([[1] * 88], [[1]], 0.7, 12)
+        with pytest.raises(
+            InputError, match="a prompt of 89 tokens and 12 new ones exceed the servers' context of 100"
+        ):
+            sampler.sample([[1], [1] * 89], [[1], [1]], 0.7, 12)
+
+
+def test_what_the_server_refuses_is_told_at_once(server: FakeVllm, tmp_path: Path) -> None:
+    sampler = sampler_of(tmp_path, server)
+    server.completions.clear()
+    with pytest.raises(InputError, match="Token id 1000 is out of vocabulary"):
+        sampler.sample([[1000]], [[1]], 0.7, 12)
+    assert len(server.completions) == 1
+
+
+def test_an_adapter_that_does_not_fit_is_told_at_once(server: FakeVllm, adapter: Path, tmp_path: Path) -> None:
+    """vLLM answers 500, which from other addresses is worth asking again."""
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 32}))
+    with pytest.raises(WorkError, match=r"rank 32 is greater than max_lora_rank 16.* needs --enable-lora"):
+        sampler_of(tmp_path, server).sync(adapter, 1)
 
 
 def test_a_server_that_takes_no_adapters_says_what_it_needs(server: FakeVllm, adapter: Path, tmp_path: Path) -> None:
