@@ -109,7 +109,7 @@ class EgpoRlSettings(Section):
     group_size: int = Field(default=8, ge=2)
     """Rollouts per prompt."""
     temperature: float = Field(default=0.7, gt=0)
-    """Sampling temperature; log-probabilities and entropies are taken at it as well."""
+    """Sampling temperature; log-probabilities are taken at it as well, and entropies unless they are raw."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
     """Longer prompts are left out, and counted."""
     max_new_tokens: int = Field(default=1024, ge=8)
@@ -123,11 +123,15 @@ class EgpoRlSettings(Section):
     bonus_weight: float = Field(default=0.4, ge=0)
     """lambda of A + min(lambda*E, |A|/alpha)."""
     bonus_cap: float = Field(default=2.0, gt=1)
-    """alpha of the same; above 1, so that the bonus never turns the sign."""
+    """alpha of the same; above 1, so that the paper's bonus never turns the sign."""
     bonus_form: Literal["paper", "clipped"] = "paper"
-    """`paper`: A + min(lambda*E, |A|/alpha); `clipped`: A + lambda*clip(E, -|A|/alpha, |A|/alpha)."""
+    """`paper`: A + min(lambda*E, |A|/alpha); `clipped`: A + lambda*clip(E, -|A|/alpha, |A|/alpha), lambda < alpha."""
     entropy_scope: Literal["thought", "completion", "token"] = "thought"
     """Tokens whose entropy makes E: the thought (paper), all, or each token its own (2506.14758)."""
+    raw_entropy: bool = False
+    """Take entropies at temperature 1, whatever the sampling temperature."""
+    scale_advantages: bool = True
+    """Divide advantages by the standard deviation of their group; Dr.GRPO does not."""
     clip_low: float = Field(default=0.2, gt=0, lt=1)
     """Lower clip of the probability ratio."""
     clip_high: float = Field(default=0.2, gt=0)
@@ -135,7 +139,7 @@ class EgpoRlSettings(Section):
     aggregation: Literal["token", "sequence", "constant"] = "token"
     """Loss mean over all tokens (DAPO), per sequence first (GRPO), or by a constant length (Dr.GRPO)."""
     kl_coefficient: float = Field(default=0.0, ge=0)
-    """beta of the k3 KL to the reference (adapter disabled); 0 saves the reference pass."""
+    """beta of the k3 KL to the policy the stage started from; 0 saves the reference pass."""
     updates_per_batch: int = Field(default=1, ge=1)
     """Optimizer steps on the same rollouts, each over the whole batch."""
     importance_cap: float = Field(default=2.0, ge=0)

@@ -21,10 +21,11 @@ Aggregation = Literal["token", "sequence", "constant"]
 STD_EPSILON = 1e-6
 
 
-def group_advantages(rewards: Tensor) -> Tensor:
+def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
     """GRPO's advantage, `A_i = (r_i - mean(r)) / (std(r) + 1e-6)` over each group, std with Bessel's correction.
 
-    A group whose rewards are all equal gets exactly 0 (2402.03300, eq. 3; epsilon and correction as in verl).
+    Without `scale` it is Dr.GRPO's, `A_i = r_i - mean(r)` (2503.20783). A group whose rewards are all equal gets
+    exactly 0 (2402.03300, eq. 3; epsilon and correction as in verl).
 
     Args:
         rewards: [..., G], G >= 2.
@@ -34,7 +35,7 @@ def group_advantages(rewards: Tensor) -> Tensor:
     """
     rewards = rewards.to(torch.promote_types(rewards.dtype, torch.float32))
     deviation = rewards - rewards.mean(-1, keepdim=True)
-    advantages = deviation / (rewards.std(-1, keepdim=True) + STD_EPSILON)
+    advantages = deviation / (rewards.std(-1, keepdim=True) + STD_EPSILON) if scale else deviation
     # The mean of equal numbers need not be that number in floating point.
     uniform = (rewards == rewards[..., :1]).all(-1, keepdim=True)
     return torch.where(uniform, torch.zeros_like(advantages), advantages)
@@ -46,8 +47,9 @@ def entropy_bonus(
     """EGPO's bonus, to be added to the advantage; no gradient flows through it.
 
     `paper`: `min(lambda*E, |A|/alpha)` (2508.05118v4, section 3). `clipped`: `lambda * clip(E, -|A|/alpha, |A|/alpha)`,
-    a published implementation of it, whose cap is lambda times lower. Since E >= 0 and alpha > 1, the bonus is never
-    negative, never turns the advantage's sign, is 0 where A is 0, and raises |A| by at most its alpha-th part.
+    a published implementation of it, whose cap is lambda times lower. Since E >= 0, the bonus is never negative and
+    is 0 where A is 0. It is at most |A|/alpha (`clipped`: lambda*|A|/alpha), so it turns no advantage's sign while that
+    factor is below 1: always for `paper`, for `clipped` with lambda < alpha.
 
     Elementwise, hence also the parent form of 2506.14758, `psi_t = min(a*H_t, |A_t|/kappa)`, when both tensors are
     per token.

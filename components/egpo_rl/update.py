@@ -77,7 +77,7 @@ def make_batch(
     kept = [group for group in groups if config.kl_coefficient or not group.dead]
     completions = [completion for group in kept for completion in group.tokens.completions]
     lengths = torch.tensor([len(completion) for completion in completions], dtype=torch.long)
-    advantages = [group_advantages(torch.tensor(group.rewards)) for group in kept]
+    advantages = [group_advantages(torch.tensor(group.rewards), config.scale_advantages) for group in kept]
     masks = [flag for group in kept for mask in group.thought_masks for flag in mask]
     logps = None
     if kept and all(group.sampler_logp is not None for group in kept):
@@ -175,7 +175,10 @@ class Learner:
 
     def _scores(self, batch: Batch) -> Iterator[Any]:
         budget = self.config.unique_tokens_per_pass
-        passes = self.score(self.model, batch.groups, self.config.temperature, token_budget=budget)
+        raw = 1.0 if self.config.raw_entropy else None
+        passes = self.score(
+            self.model, batch.groups, self.config.temperature, token_budget=budget, entropy_temperature=raw
+        )
         while True:
             # Around each forward pass alone: the generator's caller takes the gradient between two of them.
             with self.autocast():

@@ -59,7 +59,14 @@ class Scores:
 ScoreFunction = Callable[..., Iterator[Scores]]
 
 
-def score_groups(model: Any, groups: Sequence[Group], temperature: float, *, token_budget: int) -> Iterator[Scores]:
+def score_groups(
+    model: Any,
+    groups: Sequence[Group],
+    temperature: float,
+    *,
+    token_budget: int,
+    entropy_temperature: float | None = None,
+) -> Iterator[Scores]:
     """Score all groups, prompts once, one packed forward pass at a time.
 
     Take the gradient of a pass (`loss.backward()`) before asking for the next one: its graph is then freed.
@@ -69,6 +76,7 @@ def score_groups(model: Any, groups: Sequence[Group], temperature: float, *, tok
         model: a causal language model, with or without a LoRA adapter; `sharing_obstacle(model)` must be None.
         temperature: logits are divided by it before log-probability and entropy.
         token_budget: most unique tokens in one pass.
+        entropy_temperature: where the entropy is to be taken at another temperature.
 
     Raises:
         InputError: when one prompt with one of its completions is longer than the budget.
@@ -80,12 +88,19 @@ def score_groups(model: Any, groups: Sequence[Group], temperature: float, *, tok
         layout = _Layout.of(groups, parts, causal_model.device)
         with fast_linears(model):
             hidden = run_packed(backbone, layout.tokens, layout.positions, layout.segments)
-        logp, entropy = _head(causal_model, hidden[layout.predictors], layout.targets, temperature)
+        logp, entropy = _head(causal_model, hidden[layout.predictors], layout.targets, temperature, entropy_temperature)
         yield _scores(groups, parts, start, logp, entropy, len(layout.tokens))
         start += len(logp)
 
 
-def score_padded(model: Any, groups: Sequence[Group], temperature: float, *, token_budget: int) -> Iterator[Scores]:
+def score_padded(
+    model: Any,
+    groups: Sequence[Group],
+    temperature: float,
+    *,
+    token_budget: int,
+    entropy_temperature: float | None = None,
+) -> Iterator[Scores]:
     """What `score_groups` computes, one left-padded sequence per completion and through the model's own head.
 
     The budget bounds rows times padded length.
@@ -101,7 +116,8 @@ def score_padded(model: Any, groups: Sequence[Group], temperature: float, *, tok
                 break
             longest, rows = length, rows + 1
         parts, whole = whole[:rows], whole[rows:]
-        logp, entropy = _score_rows(causal_model, [_sequence(groups, part) for part in parts], temperature)
+        rows_of_pass = [_sequence(groups, part) for part in parts]
+        logp, entropy = _score_rows(causal_model, rows_of_pass, temperature, entropy_temperature)
         yield _scores(groups, parts, start, logp, entropy, longest * rows)
         start += len(logp)
 
@@ -226,22 +242,31 @@ def _passes(groups: Sequence[Group], token_budget: int) -> Iterator[list[tuple[i
         yield parts
 
 
-def _head(causal_model: Any, hidden: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _head(
+    causal_model: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_temperature: float | None
+) -> tuple[Tensor, Tensor]:
     head = causal_model.get_output_embeddings()
     if type(head) is torch.nn.Linear and head.bias is None and not head.weight.requires_grad:
         # Autocast gives a final LayerNorm's output in float32 on GPUs, and nothing casts inside the fused head.
-        return log_probability_and_entropy(hidden.to(head.weight.dtype), head.weight, targets, temperature)
-    return _plain(head(hidden), targets, temperature)
+        hidden = hidden.to(head.weight.dtype)
+        return log_probability_and_entropy(hidden, head.weight, targets, temperature, entropy_temperature)
+    return _plain(head(hidden), targets, temperature, entropy_temperature)
 
 
-def _plain(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    logps = ((logits if logits.dtype == torch.float64 else logits.float()) / temperature).log_softmax(-1)
+def _plain(
+    logits: Tensor, targets: Tensor, temperature: float, entropy_temperature: float | None
+) -> tuple[Tensor, Tensor]:
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    logps = (logits / temperature).log_softmax(-1)
     with torch.no_grad():
-        entropy = -torch.linalg.vecdot(logps.exp(), logps)
+        others = logps if entropy_temperature is None else (logits / entropy_temperature).log_softmax(-1)
+        entropy = -torch.linalg.vecdot(others.exp(), others)
     return logps.gather(1, targets[:, None]).squeeze(1), entropy
 
 
-def _score_rows(model: Any, rows: list[tuple[list[int], list[int]]], temperature: float) -> tuple[Tensor, Tensor]:
+def _score_rows(
+    model: Any, rows: list[tuple[list[int], list[int]]], temperature: float, entropy_temperature: float | None
+) -> tuple[Tensor, Tensor]:
     device = model.device
     longest = max(len(prompt) + len(completion) for prompt, completion in rows)
     keep = max(len(completion) for _, completion in rows) + 1
@@ -261,7 +286,7 @@ def _score_rows(model: Any, rows: list[tuple[list[int], list[int]]], temperature
     ).logits
     logits = torch.cat([logits[row, keep - 1 - len(c) : keep - 1] for row, (_, c) in enumerate(rows)])
     targets = torch.tensor([token for _, completion in rows for token in completion], dtype=torch.long, device=device)
-    return _plain(logits, targets, temperature)
+    return _plain(logits, targets, temperature, entropy_temperature)
 
 
 def _scores(

@@ -40,10 +40,17 @@ def test_advantages_of_a_binary_group_of_eight(right, of_right, of_wrong):
     torch.testing.assert_close(advantages[-1].item(), of_wrong, atol=1e-3, rtol=0)
 
 
+def test_unscaled_advantages_are_distances_from_the_mean():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+    expected = torch.tensor([[0.75, -0.25, -0.25, -0.25], [0.5, 0.5, -0.5, -0.5]])
+    torch.testing.assert_close(group_advantages(rewards, scale=False), expected)
+
+
 @pytest.mark.parametrize("reward", [0.0, 1.0, 0.1, 1 / 3])
 @pytest.mark.parametrize("size", [2, 3, 8, 16])
-def test_equal_rewards_give_exactly_zero(reward, size):
-    assert group_advantages(torch.full((5, size), reward)).count_nonzero() == 0
+@pytest.mark.parametrize("scale", [True, False])
+def test_equal_rewards_give_exactly_zero(reward, size, scale):
+    assert group_advantages(torch.full((5, size), reward), scale).count_nonzero() == 0
 
 
 @given(groups(), st.floats(0, 5), st.floats(1.01, 10), FORMS)

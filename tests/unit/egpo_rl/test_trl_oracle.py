@@ -1,6 +1,7 @@
 """The same batch through TRL's GRPOTrainer and through ours: same loss, same gradients.
 
-Both get the same advantages: TRL divides by std + 1e-4, we by std + 1e-6 (verl's). TRL multiplies the KL by the ratio
+Both get the same advantages (Dr.GRPO's unscaled, as TRL's scale_rewards="none"): else TRL divides by std + 1e-4, we by
+std + 1e-6 (verl's). TRL multiplies the KL by the ratio
 unless use_bias_correction_kl is off; we do not multiply.
 """
 
@@ -88,7 +89,12 @@ def _padded(rows, left):
 @pytest.mark.parametrize("on_policy", [True, False])
 def test_loss_and_gradients_are_trls(policy, make_groups, trl_loss, aggregation, kl, on_policy):
     config = EgpoRlSettings(
-        algorithm="grpo", aggregation=aggregation, kl_coefficient=kl, clip_high=0.28, max_new_tokens=16
+        algorithm="grpo",
+        aggregation=aggregation,
+        scale_advantages=aggregation != "constant",
+        kl_coefficient=kl,
+        clip_high=0.28,
+        max_new_tokens=16,
     )
     groups = make_groups(REWARDS)
     tokens = sum(len(completion) for group in groups for completion in group.tokens.completions)

@@ -99,6 +99,18 @@ def test_egpo_without_weight_is_grpo(policy, make_groups):
     assert "bonus" not in sums
 
 
+@pytest.mark.parametrize("score", [score_groups, score_padded])
+def test_raw_entropies_are_those_at_temperature_one(policy, make_groups, score):
+    groups = make_groups(REWARDS)
+    small = {"bonus_weight": 0.01}  # not capped
+    _, scaled, _ = learn(policy, groups, score, **small)
+    _, given, raw = learn(policy, groups, score, raw_entropy=True, **small)
+    _, _, at_one = learn(policy, groups, score, temperature=1.0, **small)
+    for name in ("entropy_thought", "entropy_answer", "bonus"):
+        assert raw[name] == pytest.approx(at_one[name], rel=1e-4)
+    assert relative_difference(given, scaled) > 1e-4
+
+
 def test_without_a_thought_there_is_no_bonus(policy, make_groups):
     groups = [
         TrainingGroup(group.tokens, group.rewards, [[False] * len(mask) for mask in group.thought_masks])

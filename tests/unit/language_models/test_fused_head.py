@@ -45,6 +45,14 @@ def test_values_and_gradients_are_those_of_the_naive_form(vocabulary: int, tempe
     torch.testing.assert_close(ours, true, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("entropy_temperature", [1.0, 0.3])
+def test_entropy_at_a_temperature_of_its_own(entropy_temperature: float) -> None:
+    hidden, weight, targets = inputs(50)
+    logp, entropy = log_probability_and_entropy(hidden, weight, targets, 0.7, entropy_temperature)
+    torch.testing.assert_close(logp, naive(hidden, weight, targets, 0.7)[0], rtol=0, atol=1e-13)
+    torch.testing.assert_close(entropy, naive(hidden, weight, targets, entropy_temperature)[1], rtol=0, atol=1e-13)
+
+
 def test_gradient_agrees_with_finite_differences() -> None:
     hidden, weight, targets = inputs(20)
     assert torch.autograd.gradcheck(lambda h: log_probability_and_entropy(h, weight, targets, 0.7)[0], (hidden,))

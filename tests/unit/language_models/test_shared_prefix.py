@@ -242,9 +242,9 @@ def test_check_looks_at_the_first_tokens_one_padded_row_at_a_time(monkeypatch: p
     model, sizes = make_model(LLAMA, torch.float32), []
     whole = shared_prefix._score_rows
 
-    def score_rows(model: Any, rows: Any, temperature: float) -> Any:
+    def score_rows(model: Any, rows: Any, *rest: Any) -> Any:
         sizes.append([len(completion) for _, completion in rows])
-        return whole(model, rows, temperature)
+        return whole(model, rows, *rest)
 
     monkeypatch.setattr(shared_prefix, "_score_rows", score_rows)
     check_sharing(model, [Group(tokens(9), [tokens(300), tokens(2)])], token_budget=2000)
