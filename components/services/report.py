@@ -150,6 +150,8 @@ def _draw_lines(section: Lines, number: int) -> str:
         axes.plot(xs, ys, color=colour, label=_plain(name), linewidth=1.6, marker="o" if len(points) < 3 else None)
     axes.set_xlabel(_plain(section.x_label))
     axes.set_ylabel(_plain(section.y_label))
+    if all(float(x).is_integer() for points in series.values() for x, _ in points):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # steps: no tick between two of them
     axes.grid(True, color="#e6e6e6", linewidth=0.8)
     return _svg(figure, axes, len(series) > 1, section.title)
 
