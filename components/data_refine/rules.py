@@ -74,7 +74,8 @@ def _check_turn(record: Record) -> Verdict | None:
 
 
 _TOKEN = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)*|[^\W\d_]+")
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?) ?(?:%|percent)")
+# Tried from a number's first digit alone: from each of them, a long number would take quadratic time.
+_PERCENT = re.compile(r"(?<![\d.])(\d+(?:\.\d+)?) ?(?:%|percent)")
 _WORDS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
 seventeen eighteen nineteen twenty"""
 _MONTHS = "january february march april may june july august september october november december"

@@ -13,7 +13,7 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import accumulate, chain
 from math import isfinite
 from typing import Any, BinaryIO, Literal
 
@@ -22,6 +22,8 @@ from components.function_calls.tool_schema import normalise_tool
 
 DataFormat = Literal["auto", "callforge", "xlam"]
 MAX_RECORD_BYTES = 16 * 2**20
+MAX_NESTING = 100  # brackets within brackets: later steps walk records recursively, some with little stack left
+UNKNOWN_LAYOUT = "unknown_layout"
 KEPT_OF_RAW = 2_000  # characters of a rejected line that are kept
 _CHUNK = 2**16
 _HEAD = 64  # bytes that show a binary file
@@ -63,57 +65,51 @@ def numbered_records(
     stream: BinaryIO, name: str, data_format: DataFormat = "auto"
 ) -> Iterator[tuple[int, Record | Rejected]]:
     """What `read_records` gives, each with the line it starts in."""
-    for piece in _with_line(_lines_or_elements(_chunks(stream, name), name), name):
+    unknown = ""
+    for number, piece in enumerate(_with_line(_lines_or_elements(_chunks(stream, name), name), name), 1):
         try:
             value = _parse(piece)
             if data_format == "auto":
-                data_format = detect_format(value, f"{name}, line {piece.line}")
-            yield piece.line, _xlam_record(value) if data_format == "xlam" else record_from_json(_normalised(value))
+                data_format = detect_format(value)
+            record = _xlam_record(value, number) if data_format == "xlam" else record_from_json(_normalised(value))
+            yield piece.line, record
         except RecordError as error:
+            if error.reason == UNKNOWN_LAYOUT and not unknown:
+                unknown = f"{name}, line {piece.line}: {error.detail}"
             raw = piece.data[: 4 * KEPT_OF_RAW].decode("utf-8", "backslashreplace")[:KEPT_OF_RAW]
             yield piece.line, Rejected(piece.line, error.reason, error.detail, raw)
+    if unknown and data_format == "auto":
+        raise FormatError(unknown)
 
 
-def open_lines(stream: BinaryIO, name: str) -> Iterator[tuple[int, str]]:
-    """Line numbers (from 1) and lines without their ends, of a gzip or plain UTF-8 file; blank lines are left out.
-
-    Raises:
-        FormatError: broken gzip, a line over MAX_RECORD_BYTES, or bytes that are no UTF-8.
-    """
-    for piece in _with_line(_lines(_chunks(stream, name)), name):
-        if piece.fault:
-            raise FormatError(f"{name}, line {piece.line}: longer than {MAX_RECORD_BYTES:,} bytes")
-        try:
-            yield piece.line, piece.data.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise FormatError(f"{name}, line {piece.line}: no UTF-8 text ({error.reason})") from None
-
-
-def detect_format(value: Mapping[str, Any], where: str) -> Literal["callforge", "xlam"]:
+def detect_format(value: Mapping[str, Any]) -> Literal["callforge", "xlam"]:
     """The layout of a parsed record.
 
     Raises:
-        FormatError: the fields are those of no known layout.
+        RecordError: "unknown_layout".
     """
     if "messages" in value:
         return "callforge"
     if {"query", "answers", "tools"} <= value.keys():
         return "xlam"
     fields = ", ".join(list(value)[:10]) or "none"
-    raise FormatError(
-        f"{where}: unknown record layout with the fields {fields}. Known are callforge (messages, tools, answers) and "
-        "xlam (query, tools, answers)."
+    raise RecordError(
+        UNKNOWN_LAYOUT,
+        f"unknown record layout with the fields {fields}. Known are callforge (messages, tools, answers) and "
+        "xlam (query, tools, answers).",
     )
 
 
-def _xlam_record(value: dict[str, Any]) -> Record:
+def _xlam_record(value: dict[str, Any], number: int) -> Record:
     """xLAM's {id, query, answers, tools}; answers and tools are strings that hold JSON, or lists in some mirrors.
+
+    Mirrors without ids are numbered by the records' places (an array may have all its elements in one line).
 
     The layout marks no parameter as required. What has no default is, unless a gold call does without it: the gold
     calls were executed, the descriptions were not.
     """
     fields = {key: item for key, item in value.items() if key != "query"}
-    fields["id"] = f"xlam-{value.get('id')}"
+    fields["id"] = f"xlam-{number if value.get('id') is None else value['id']}"
     fields["source"] = "xlam"
     fields["messages"] = [{"role": "user", "content": value.get("query")}]
     for key in ("answers", "tools"):
@@ -147,6 +143,15 @@ def _finite(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
+_NO_BRACKETS = re.compile(r'"(?:[^"\\]++|\\.)*+"|[^"\[\]{}]++|"', re.DOTALL)
+
+
+def _nesting(text: str) -> int:
+    """The greatest depth of brackets within brackets; no more than their number, where that is enough to know."""
+    opening = text.count("[") + text.count("{")
+    if opening <= MAX_NESTING:
+        return opening
+    return max(accumulate(1 if mark in "[{" else -1 for mark in _NO_BRACKETS.sub("", text)), default=0)
 
 
 def _parse(piece: _Piece) -> dict[str, Any]:
@@ -163,13 +168,15 @@ def _parse(piece: _Piece) -> dict[str, Any]:
 
 
 def _json(text: str, where: str = "") -> Any:
+    if _nesting(text) > MAX_NESTING:
+        raise RecordError("too_deep", f"{where}nested deeper than {MAX_NESTING} brackets")
     try:
         value = _DECODER.decode(text)
         if "\\u" in text:  # escapes may spell half a surrogate pair, which no tokenizer takes
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeEncodeError as error:
         raise RecordError("encoding", f"{where}no UTF-8 text: {error.reason}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise RecordError("not_json", f"{where}{error}") from None
     return value
 
@@ -234,17 +241,31 @@ def _with_line(pieces: Iterator[_Piece], name: str) -> Iterator[_Piece]:
 
 
 def _lines_or_elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
-    head = b""
-    for chunk in chunks:
-        head += chunk
-        if head.lstrip():
+    line = 1
+    for head in chunks:
+        if head.strip():
             break
+        line += head.count(b"\n")
+    else:
+        return
     rest = chain([head], chunks)
-    yield from _elements(rest, name) if head.lstrip().startswith(b"[") else _lines(rest)
+    first, _, more = head.lstrip().partition(b"\n")
+    if not first.startswith(b"[") or (more.strip() and _is_json(first)):  # a whole array and more: a line like others
+        yield from _lines(rest, line)
+    else:
+        yield from _elements(rest, line, name)
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[_Piece]:
-    number, size = 1, 0
+def _is_json(line: bytes) -> bool:
+    try:
+        _json(line.decode("utf-8"))
+    except ValueError:
+        return False
+    return True
+
+
+def _lines(chunks: Iterator[bytes], number: int) -> Iterator[_Piece]:
+    size = 0
     parts: list[bytes] = []  # of the line that is not complete yet
     for chunk in chunks:
         *complete, tail = chunk.split(b"\n")
@@ -269,11 +290,11 @@ _INSIDE = re.compile(rb'(?:[^"\[\]{}]+|' + _STRING + rb")*+", re.DOTALL)
 _BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|' + _STRING + rb")*+", re.DOTALL)
 
 
-def _elements(chunks: Iterator[bytes], name: str) -> Iterator[_Piece]:
+def _elements(chunks: Iterator[bytes], line: int, name: str) -> Iterator[_Piece]:
     """The elements of one JSON array, told apart by brackets and strings alone: one with bad JSON spoils no other."""
     data = next(chunks)
     start = scan = data.index(b"[") + 1  # of the element being read
-    line = 1 + data[:start].count(b"\n")
+    line += data[:start].count(b"\n")
     depth = 0
     while True:
         scan = (_INSIDE if depth else _BETWEEN).match(data, scan).end()  # type: ignore[union-attr]

@@ -195,7 +195,7 @@ def _is_number(value: object) -> bool:
 # scan), quotes that no other one closes.
 _TOKEN = re.compile(
     r"""(\"{3}(?:[^"\\]|\\.|"(?!""))*+"{3}|'{3}(?:[^'\\]|\\.|'(?!''))*+'{3}|"(?:[^"\\]|\\.)*+"|'(?:[^'\\]|\\.)*+')"""
-    r"""|([\[({])|([\])}])|(#)|([fFtT][rR]?["'])|["']""",
+    r"""|([\[({])|([\])}])|(#|[fFtT][rR]?["'])|["']""",
     re.DOTALL,
 )
 
@@ -213,9 +213,7 @@ def _fault_of_tokens(text: str) -> str:
         elif token[3]:
             depth -= 1
         elif token[4]:
-            return "comment"
-        elif token[5]:
-            return "not_a_literal"
+            return "comment" if token[4] == "#" else "syntax"
         elif not token[1]:  # a string without an end: no need to look further, Python will refuse it
             break
     return ""

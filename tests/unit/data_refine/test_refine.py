@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 
 from components.data_refine import refine
 from components.data_refine.overlap import bfcl_data_folder, bfcl_questions
+from components.data_refine.rules import check_grounding
+from components.function_calls.record import record_from_json
 from components.services.errors import InputError
 from components.services.stage import execute_stage
 from components.settings import DataRefineSettings, RunSettings
@@ -82,6 +85,16 @@ def changed_tool(**changes: Any) -> list[dict[str, Any]]:
     return [{**copy.deepcopy(TOOL), **changes}, OTHER_TOOL]
 
 
+def deep_call(depth: int) -> dict[str, Any]:
+    nested: Any = 1
+    for _ in range(depth):
+        nested = [nested]
+    parameters = {"type": "object", "properties": {"any": {}}}
+    return record(
+        tools=changed_tool(parameters=parameters), answers=[{"name": "book_room", "arguments": {"any": nested}}]
+    )
+
+
 BROKEN = {
     "not json": ("{", "not_json"),
     "no object": ("[1]", "structure"),
@@ -104,6 +117,8 @@ BROKEN = {
     "wrong type": (record(answers=answer(nights="1")), "wrong_type"),
     "boolean for an integer": (record(answers=answer(nights=True)), "wrong_type"),
     "value outside the enum": (record(answers=answer(view="lake")), "wrong_value"),
+    "calls too deep for a turn": (deep_call(40), "not_renderable"),
+    "calls too deep to be walked": (deep_call(900), "too_deep"),
     "calls too long for a turn": (
         record(messages=asked("ab " * 20_000), answers=answer(town="ab " * 20_000)),
         "not_renderable",
@@ -140,6 +155,14 @@ def test_a_value_that_nobody_mentions_makes_a_record_hard(
 ) -> None:
     refined = Refined(tmp_path, [record(7), record(messages=asked(text), answers=answer(**arguments))])
     assert refined.reasons() == ({} if grounded else {2: "ungrounded"})
+
+
+def test_a_long_number_takes_no_quadratic_time() -> None:
+    text = "1" * 200_000 + " 1.1" * 50_000 + ".1" * 100_000
+    start = time.process_time()
+    verdict = check_grounding(record_from_json(record(messages=asked(text))))
+    assert verdict is not None and verdict.reason == "ungrounded"
+    assert time.process_time() - start < 1
 
 
 def test_a_value_from_an_earlier_turn_is_grounded(tmp_path: Path) -> None:

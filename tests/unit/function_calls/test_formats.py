@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,14 +15,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.function_calls.formats import (
+    MAX_NESTING,
     MAX_RECORD_BYTES,
     FormatError,
     Rejected,
     detect_format,
-    open_lines,
     read_records,
 )
-from components.function_calls.record import Call, Message, Record, Tool, record_to_json
+from components.function_calls.record import Call, Message, Record, RecordError, Tool, record_to_json
 
 XLAM = {
     "id": 7,
@@ -142,7 +143,8 @@ BAD_LINES = [
     (b'{"id": NaN}', "not_json"),
     (b'{"id": 1e999}', "not_json"),
     (b'{"id": ' + b"9" * 5000 + b"}", "not_json"),
-    (b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "not_json"),
+    (b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "too_deep"),
+    (b'{"id": ' + b'{"a":[' * 50 + b"]}" * 50 + b"}", "too_deep"),
     (b'"a string"', "structure"),
     (b"null", "structure"),
     (b'{"messages": []}', "structure"),
@@ -183,6 +185,7 @@ def test_a_bad_element_of_an_array_spoils_no_other() -> None:
         ("answers", '{"name": "f"}', "structure"),
         ("answers", '[{"name": "f", "arguments": "x"}]', "structure"),
         ("answers", "[NaN]", "not_json"),
+        ("answers", "[" * 200 + "]" * 200, "too_deep"),
         ("tools", '"f"', "structure"),
         ("tools", '[{"description": "d"}]', "tool_name"),
         ("tools", None, "structure"),
@@ -255,27 +258,65 @@ def test_a_broken_array_keeps_what_was_read() -> None:
     good = json.dumps(XLAM).encode()
     for data, message in (
         (b"[" + good + b",\n" + good[:50], "data.gz: the JSON array ends in the element that starts on line 2"),
-        (b"[" + good + b"]\n" + good, "data.gz, line 1: text after the end of the JSON array"),
+        (b"[\n" + good + b"]\n" + good, "data.gz, line 2: text after the end of the JSON array"),
     ):
         assert until_error(data) == (1, message)
 
 
 def test_unknown_layouts_are_refused() -> None:
     with pytest.raises(FormatError, match=r"data, line 2: unknown record layout with the fields question, answer"):
-        read(b'\n{"question": 1, "answer": 2}')
+        read(b'\n{"question": 1, "answer": 2}\n{"other": 1}')
     with pytest.raises(FormatError, match="binary file"):
         read(b"PAR1\0\0\0\0")
     with pytest.raises(FormatError, match="binary file"):
         read(gzip.compress(b"PK\3\4\0\0"))
-    with pytest.raises(FormatError):
-        detect_format({}, "here")
-    assert detect_format({"messages": [], "query": "", "answers": "", "tools": ""}, "here") == "callforge"
+    with pytest.raises(RecordError, match="unknown_layout"):
+        detect_format({})
+    assert detect_format({"messages": [], "query": "", "answers": "", "tools": ""}) == "callforge"
 
 
-def test_the_layout_is_taken_from_the_first_line_that_parses() -> None:
-    first, second = read(b"rubbish\n" + json.dumps(XLAM).encode())
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b"rubbish", "not_json"),
+        (b"{}", "unknown_layout"),
+        (b'{"id": "x", "tools": []}', "unknown_layout"),
+        (b"[1]", "structure"),
+        (b" [] ", "structure"),
+    ],
+)
+def test_the_layout_is_that_of_the_first_line_that_has_one(line: bytes, reason: str) -> None:
+    first, second = read(b"\n" + line + b"\n" + json.dumps(XLAM).encode())
     assert isinstance(first, Rejected)
+    assert (first.line, first.reason, first.raw) == (2, reason, line.decode().strip())
     assert second == XLAM_RECORD
+
+
+def test_xlam_records_without_ids_are_numbered() -> None:
+    line = json.dumps({key: value for key, value in XLAM.items() if key != "id"}).encode()
+    for data in (line + b"\n\n" + line, b"[" + line + b"," + line + b"]"):
+        assert [item.id for item in read(data) if isinstance(item, Record)] == ["xlam-1", "xlam-2"]
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\n", b" \r\n\t"])
+def test_leading_blanks_are_counted_and_not_kept(blank: bytes) -> None:
+    size = 2**25 // len(blank)
+    for data, end in ((json.dumps(XLAM).encode(), b"\n{}"), (b"[" + json.dumps(XLAM).encode(), b",\n{}]")):
+        start = time.process_time()
+        good, bad = read(blank * size + data + end)
+        assert time.process_time() - start < 1
+        assert good == XLAM_RECORD
+        assert isinstance(bad, Rejected)
+        assert bad.line == 2 + size * blank.count(b"\n")
+
+
+def test_the_deepest_record_is_read() -> None:
+    nested: Any = {"deep": ["[" * 200]}
+    for _ in range((MAX_NESTING - 4) // 2):
+        nested = {"deep": [nested]}
+    (record,) = read(json.dumps(XLAM | {"nested": nested}).encode())
+    assert isinstance(record, Record)
+    assert record.meta == {"nested": nested}
 
 
 def test_memory_does_not_follow_the_file() -> None:
@@ -321,13 +362,3 @@ def test_an_element_without_end_is_named() -> None:
 
     with pytest.raises(FormatError, match="starts on line 3 is longer than"):
         list(read_records(Endless(parts()), "data", "xlam"))
-
-
-def test_plain_lines() -> None:
-    data = "eins\n\nzwölf\r\ndrei".encode()
-    assert list(open_lines(io.BytesIO(data), "data")) == [(1, "eins"), (3, "zwölf"), (4, "drei")]
-    assert list(open_lines(io.BytesIO(gzip.compress(data)), "data")) == [(1, "eins"), (3, "zwölf"), (4, "drei")]
-    with pytest.raises(FormatError, match="data, line 2: no UTF-8"):
-        list(open_lines(io.BytesIO(b"a\n\xff"), "data"))
-    with pytest.raises(FormatError, match="data: broken gzip after line 0"):
-        list(open_lines(io.BytesIO(b"\x1f\x8b rubbish"), "data"))
