@@ -88,7 +88,10 @@ def score_groups(
         layout = _Layout.of(groups, parts, causal_model.device)
         with fast_linears(model):
             hidden = run_packed(backbone, layout.tokens, layout.positions, layout.segments)
-        logp, entropy = _head(causal_model, hidden[layout.predictors], layout.targets, temperature, entropy_temperature)
+        # Not hidden[...]: a prompt's end predicts every first token, and on a CPU the gradients of places named twice
+        # are then added in whatever order the threads come.
+        predicting = hidden.index_select(0, layout.predictors)
+        logp, entropy = _head(causal_model, predicting, layout.targets, temperature, entropy_temperature)
         yield _scores(groups, parts, start, logp, entropy, len(layout.tokens))
         start += len(logp)
 

@@ -363,3 +363,22 @@ def test_equals_padded_on_cuda(dtype: torch.dtype) -> None:
         [part.cpu() for part in score(function, model, ONE_PASS)] for function in (score_groups, score_padded)
     )
     assert_equal(ours, padded, nats, gradient)
+
+
+def test_repeats_its_gradients_to_the_bit_on_several_threads():
+    """The end of a prompt predicts the first token of every completion: a sum in which threads must not meet."""
+    model = make_model(LlamaConfig(**(SIZES | {"hidden_size": 256, "num_hidden_layers": 1})), torch.float32)
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [Group(tokens(9), [tokens(12)] * 64)]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (scores,) = score_groups(model, groups, 1.0, token_budget=ONE_PASS)
+        loss = (scores.log_probability * torch.linspace(-1, 1, len(scores.log_probability))).sum()
+        found = {
+            b"".join(grad.numpy().tobytes() for grad in torch.autograd.grad(loss, weights, retain_graph=True))
+            for _ in range(150)
+        }
+    finally:
+        torch.set_num_threads(threads)
+    assert len(found) == 1
