@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from components.function_calls.formats import FormatError, Rejected, read_records
+from components.language_models.samplers.published import RANKS
+from components.language_models.samplers.vllm_server import MODELS, find_base_model
 from components.services.errors import CallforgeError, InputError
 from components.services.files import write_json
 from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
 from components.services.tracking import check_access, tracking_uri
-from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, EgpoRlSettings, Settings, resolve_settings
+from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, Settings, resolve_settings
 
 STAGE = "preflight"
 STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
@@ -145,7 +147,7 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
     if "sft_warmup" in stages:
         yield partial(_check_base_model, settings.sft_warmup.base_model, here)
     if "egpo_rl" in stages:
-        yield partial(_check_sampler, settings.egpo_rl, here)
+        yield partial(_check_sampler, settings, here)
         yield partial(_check_budget, settings)
     if "model_registration" in stages:
         yield partial(_check_registration, settings)
@@ -236,25 +238,38 @@ def _check_hub(name: str, reference: str) -> None:
         raise InputError(f"{name}: {reference}: the hub does not give it ({error}); {mend}, or set HF_TOKEN") from None
 
 
-def _check_sampler(settings: EgpoRlSettings, here: bool) -> None:
-    """vLLM is there: as a package in a local run, as a server that answers where one is named."""
-    if settings.sampler == "vllm" and here and find_spec("vllm") is None:
+def _check_sampler(settings: Settings, here: bool) -> None:
+    """vLLM is there: as a package in a local run, as a server of the base model where one is named."""
+    egpo, adapter = settings.egpo_rl, settings.sft_warmup.adapter
+    if egpo.sampler == "vllm" and here and find_spec("vllm") is None:
         raise InputError("egpo_rl.sampler: vllm is not installed here; set egpo_rl.sampler=transformers, or install it")
-    if settings.sampler != "vllm_server":
-        if settings.sampler_urls:
-            raise InputError(
-                f"egpo_rl.sampler_urls: they have no effect with sampler={settings.sampler}; set vllm_server"
-            )
+    if egpo.sampler != "transformers" and adapter.rank not in RANKS:
+        raise InputError(f"sft_warmup.adapter.rank: vLLM serves {', '.join(map(str, RANKS))}, not {adapter.rank}")
+    if egpo.sampler != "vllm_server":
+        if egpo.sampler_urls:
+            raise InputError(f"egpo_rl.sampler_urls: they have no effect with sampler={egpo.sampler}; set vllm_server")
         return
-    if not settings.sampler_urls:
+    if not egpo.sampler_urls:
         raise InputError("egpo_rl.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
-    for url in settings.sampler_urls:
+    longest = egpo.max_prompt_tokens + egpo.max_new_tokens
+    for url in egpo.sampler_urls:
         if not url.startswith(("http://", "https://")):
             raise InputError(f"egpo_rl.sampler_urls: {url}: an http(s) address is wanted")
         try:
-            urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=TIMEOUT).close()  # noqa: S310  # scheme checked
-        except (OSError, urllib.error.URLError) as error:
+            with urllib.request.urlopen(url.rstrip("/") + MODELS, timeout=TIMEOUT) as answer:  # noqa: S310  # scheme checked
+                models = json.load(answer)
+        except (OSError, urllib.error.URLError, ValueError) as error:
             raise InputError(f"egpo_rl.sampler_urls: {url}: no vLLM server answers there ({error})") from None
+        try:
+            context = find_base_model(url, models, settings.sft_warmup.base_model)["max_model_len"]
+        except InputError as error:
+            raise InputError(f"egpo_rl.{error}") from None
+        if longest > context:
+            raise InputError(
+                f"egpo_rl.sampler_urls: {url} takes {context} tokens, and max_prompt_tokens={egpo.max_prompt_tokens} "
+                f"with max_new_tokens={egpo.max_new_tokens} are {longest}; start it with a larger --max-model-len, or "
+                "lower them"
+            )
 
 
 def _check_budget(settings: Settings) -> None:

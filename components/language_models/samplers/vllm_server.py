@@ -31,6 +31,7 @@ CONNECTIONS = 128  # requests in flight to one replica
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between tries while a replica does not answer
 TIMEOUT = 600.0  # seconds one request may take
 PROBE = [1, 2, 3, 4]  # token ids every vocabulary has
+MODELS = "/v1/models"
 LOAD_ADAPTER, UNLOAD_ADAPTER = "/v1/load_lora_adapter", "/v1/unload_lora_adapter"
 
 
@@ -46,12 +47,35 @@ class _Refused(Exception):
         self.status = status
 
 
+def find_base_model(url: str, answer: Any, base_model: str) -> dict[str, Any]:
+    """The entry of the base model in what `url` answers at MODELS.
+
+    Args:
+        base_model: a path or hub id, with @revision or without; the server's has the same last part.
+
+    Raises:
+        InputError: this is no answer of vLLM's, or the server serves another model.
+    """
+    try:
+        # Adapters have a parent and no length.
+        served = [model for model in answer["data"] if model["parent"] is None and model["max_model_len"]]
+        names = [(Path(model["id"]).name, Path(model["root"]).name) for model in served]
+    except (KeyError, TypeError):
+        raise InputError(f"sampler_urls: {url} is no vLLM server: {MODELS} does not answer as vLLM's") from None
+    last = Path(base_model).name
+    for model, own in zip(served, names, strict=True):
+        if last in own or last.partition("@")[0] in own:
+            return dict(model)
+    found = ", ".join(model["id"] for model in served) or "nothing"
+    raise InputError(f"sampler_urls: {url} serves {found}, not the base model {base_model}")
+
+
 class VllmServerSampler:
     """Samples from the replicas of one base model.
 
     Args:
         urls: base URL of each replica, like http://vllm-0:8000.
-        base_model: what the servers must serve: the same path or hub id, or one with the same last part.
+        base_model: what the servers must serve (find_base_model).
         folder: where adapters are published, seen by the servers under the same path.
         stop_token_ids: end-of-turn tokens besides the model's own.
 
@@ -66,7 +90,7 @@ class VllmServerSampler:
             raise InputError("sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
         self.folder = folder
         self.stop_token_ids = sorted(stop_token_ids)
-        served = {url: self._served_model(url, base_model) for url in self.urls}
+        served = {url: find_base_model(url, self._models(url), base_model) for url in self.urls}
         self.base_names = {url: str(model["id"]) for url, model in served.items()}
         self.context = min(int(model["max_model_len"]) for model in served.values())
         self.adapter: tuple[str, Path] | None = None  # name and place, the same on every replica
@@ -188,19 +212,11 @@ class VllmServerSampler:
                     "variable VLLM_ALLOW_RUNTIME_LORA_UPDATING=1, and that folder mounted at the same path"
                 ) from None
 
-    def _served_model(self, url: str, base_model: str) -> dict[str, Any]:
+    def _models(self, url: str) -> Any:
         try:
-            models = self._ask(url, "/v1/models")["data"]
-            served = [model for model in models if model["parent"] is None and model["max_model_len"]]  # no adapters
-        except (_Refused, KeyError, TypeError):
-            raise InputError(f"sampler_urls: {url} is no vLLM server: /v1/models does not answer as vLLM's") from None
-        last = Path(base_model.rstrip("/")).name
-        for model in served:
-            names = str(model["id"]), str(model["root"])
-            if any(Path(name.rstrip("/")).name == last for name in names):
-                return dict(model)
-        found = ", ".join(str(model["id"]) for model in served) or "nothing"
-        raise InputError(f"sampler_urls: {url} serves {found}, not the base model {base_model}")
+            return self._ask(url, MODELS)
+        except _Refused:
+            return None
 
     def _check_logprobs(self, url: str) -> None:
         """Log-probabilities must be those that are sampled from: raw ones would bias every ratio."""

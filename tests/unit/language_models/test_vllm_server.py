@@ -141,6 +141,10 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
             sampler_of(tmp_path, server)
 
 
+def test_a_base_model_of_a_fixed_revision_is_found(server: FakeVllm, tmp_path: Path) -> None:
+    VllmServerSampler([server.url], "someone/base-model@0a1b2c", tmp_path / "published")
+
+
 def test_raw_logprobs_are_refused(tmp_path: Path, server: FakeVllm) -> None:
     server.raw_logprobs = True
     with pytest.raises(InputError, match="--logprobs-mode processed_logprobs"):

