@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import PREFIX, Question
 from components.function_calls.parse import parse_turn
+from components.services.errors import InputError
 from components.services.files import atomic_write, sha256_of_json
 from components.services.progress import track
 from components.settings import BfclEvalSettings
@@ -132,17 +133,6 @@ def write_results(folder: Path, questions: Sequence[Question], answers: Sequence
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def read_results(folder: Path) -> list[Generation]:
-    """The answers under a `generations` folder that write_results filled."""
-    answers = []
-    for path in sorted(folder.glob(f"*/*/{PREFIX}_*_result.json")):
-        for line in path.read_text("utf-8").splitlines():
-            fields = json.loads(line)
-            del fields["result"]
-            answers.append(Generation(**fields))
-    return answers
-
-
 def fingerprint(model: dict[str, Any], questions_sha256: str, prompt_version: str, config: BfclEvalSettings) -> str:
     """What the answers depend on, as one hash."""
     return sha256_of_json([model, questions_sha256, prompt_version, config.model_dump(mode="json")])
@@ -166,6 +156,11 @@ def _answer(
 
     context = getattr(loaded.model.config, "max_position_embeddings", None)
     limit = min(config.max_prompt_tokens, context - config.max_new_tokens if context else config.max_prompt_tokens)
+    if limit < 1:
+        raise InputError(
+            f"bfcl_eval.max_new_tokens: {config.max_new_tokens} leaves no room for a prompt in the model's context of "
+            f"{context} tokens; lower it"
+        )
     fitting = [(question, ids) for question, ids in batch if len(ids) <= limit]
     started = time.perf_counter()
     groups = sampler.sample(

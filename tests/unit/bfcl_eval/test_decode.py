@@ -57,6 +57,11 @@ TEXTS = [
     "[f(a=1e400)]", "[f(a='''x\ny''')]", "[f(\na=1,\n)]", "[f(a=1)]  # sure", "# [f(a=1)]", "\x00", "[f(a='\x00')]",
     '[{"name": "f", "arguments": {"a": 1}}]', "<think>x</think>\n[f(a=1)]", "<think>[f(a=1)]", "[f(a=1);]", "print(f)",
     "[f(a=" + "9" * 5000 + ")]", "[f(a=" + "[" * 300 + "]" * 300 + ")]",
+    "[f(a=3*4)]", "[f(a=2 + 3j)]", "[f(a=-(2+1)*+2.5)]", "[f(a=2**-1)]", "[f(a=2**10 % 7 // 2)]", "[f(a='x' + \"y\")]",
+    "[f(a=[1] + [2])]", "[f(a=(1, 2) + ('x',))]", "[f(a=[1+1, 2])]", "[f(a={'b': 1.05**3})]", "[f(a=-(1+1))]",
+    "[f(a=price*2)]", "[f(total=price*2, b=1)]", "[f(a=x + 'y')]", "[f(a=1/0)]", "[f(a=1 % 0.0)]", "[f(a=0**-1)]",
+    "[f(a='x' + 1)]", "[f(a='x' - 'y')]", "[f(a=-'x' + 1)]", "[f(a=1 @ 2)]", "[f(a=[1] + (2,))]", "[f(a=10.0**400)]",
+    "[f(a=10**400 / 3.0)]", "[f(a=None + 1)]", "[f(a=1 + ...)]", "[f(a=g(1) + 1)]", "[f(a=x[0] + 1)]",
 ]  # fmt: skip
 
 
@@ -111,14 +116,43 @@ def test_never_raises(text):
     decode(text)
 
 
-def test_arithmetic_is_a_call_and_never_evaluated(tmp_path):
+arithmetic = st.recursive(
+    st.sampled_from(["0", "2", "3.5", "True", "-1", "1e200", "2j", "None", "x", "'x'"]),
+    lambda inner: (
+        st.builds("({} {} {})".format, inner, st.sampled_from(["+", "-", "/", "//"]), inner)
+        | st.builds("({} * {})".format, inner, st.sampled_from(["0.5", "x", "None"]))
+        | st.builds("({}**{})".format, inner, st.sampled_from(["3", "0.5", "-2"]))
+        | inner.map("-({})".format)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(arithmetic)
+def test_arithmetic_agrees(text):
+    assert repr(decode(f"[f(a={text})]")) == repr(decode_officially(f"[f(a={text})]"))
+
+
+def test_no_model_output_is_evaluated(tmp_path):
     target = tmp_path / "made"
-    text = f"[f(a=__import__('pathlib').Path({str(target)!r}).touch() + 1)]"
-    decoded = decode(text)
-    assert decoded is not None and list(decoded[0]) == ["f"] and not target.exists()
-    ((arguments,),) = [list(call.values()) for call in decode("[f(a=3*4)]") or []]
-    assert arguments["a"] != 12
-    assert decode_officially("[f(a=3*4)]") == [{"f": {"a": 12}}]  # the difference, and why
+    assert decode(f"[f(a=__import__('pathlib').Path({str(target)!r}).touch() + 1)]") is None
+    assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    "text", ["[f(a=max(1, 2)*3)]", "[f(a='ab'*2)]", "[f(a='%d' % 5)]", "[f(a=[1]*2)]", "[f(a=1 << 3)]"]
+)
+def test_what_only_the_official_decoder_computes(text):
+    assert decode(text) is None
+    assert decode_officially(text) is not None
+
+
+@pytest.mark.parametrize(
+    "text", ["[f(a=9**9**9)]", "[f(a='x' * 10**9)]", "[f(a='%1000000000d' % 1)]", "[f(a=2**-(-10**9))]"]
+)
+def test_arithmetic_is_no_way_to_take_time_or_memory(text):
+    assert decode(text) is None
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "f(" * 3000, "[f(a=" + "-" * 50_000 + "1)]", "(" * 150 + ")" * 150])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.bfcl_eval import evaluate, generations
-from components.bfcl_eval.generations import Generation, Journal, read_results
+from components.bfcl_eval.generations import Generation, Journal
 from components.bfcl_eval.questions import load_questions
 from components.language_models.samplers import Rollout
 from components.services.errors import InputError
@@ -60,7 +61,13 @@ def outputs(folder: Path) -> Outputs:
 
 
 def turns(folder: Path) -> dict[str, str]:
-    return {answer.id: answer.turn for answer in read_results(folder / "generations")}
+    return {line["id"]: line["turn"] for line in results(folder)}
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The lines of every result file."""
+    files = sorted(folder.glob("generations/*/*/*_result.json"))
+    return [json.loads(line) for path in files for line in path.read_text("utf-8").splitlines()]
 
 
 def without_latency(folder: Path) -> dict[str, bytes]:
@@ -165,7 +172,7 @@ def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, mo
     assert turns(torn.folder) == turns(whole.folder)
     assert BatchSpy.asked == 9 - answered // 2 * 2
     latencies = {json.loads(line)["id"]: json.loads(line)["latency"] for line in lines[1 : 1 + answered]}
-    now = {answer.id: answer.latency for answer in read_results(torn.folder / "generations")}
+    now = {line["id"]: line["latency"] for line in results(torn.folder)}
     assert {key: now[key] for key in latencies} == latencies
     BatchSpy.asked = 0
     evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
@@ -197,6 +204,13 @@ def test_the_models_context_is_a_limit_as_well(tiny_model, tmp_path):
     assert json.loads((tmp_path / "scores.json").read_text())["categories"]["multiple"]["reasons"] == {
         "prompt_too_long": 3
     }
+
+
+@pytest.mark.parametrize("max_new_tokens", [4096, 5000])
+def test_a_context_without_room_for_a_prompt_is_refused(tiny_model, tmp_path, max_new_tokens):
+    config = CONFIG.model_copy(update={"max_new_tokens": max_new_tokens})
+    with pytest.raises(InputError, match=f"bfcl_eval.max_new_tokens: {max_new_tokens} leaves no room .* 4096 tokens"):
+        evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
 
 
 def test_sampled_answers_do_not_depend_on_the_company(tiny_model, tmp_path):
