@@ -25,6 +25,10 @@ class Section(BaseModel):
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
 
+    def inputs(self) -> dict[str, str]:
+        """Files and objects that settings name and whose bytes the outputs depend on, by the settings' names."""
+        return {}
+
 
 class RunSettings(Section):
     """What all stages of one run share."""
@@ -54,6 +58,9 @@ class DataRefineSettings(Section):
     """Seed of the built-in source."""
     benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
     """Reject a record that shares more than this part of its word 8-grams with one BFCL question."""
+
+    def inputs(self) -> dict[str, str]:
+        return {} if self.data == "sample" else {"data": self.data}
 
 
 class AdapterSettings(Section):

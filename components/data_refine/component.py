@@ -22,9 +22,6 @@ def data_refine(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    import json
-    from pathlib import Path
-
     from components.services.stage import run_component
     from components.settings import DataRefineSettings
 
@@ -33,6 +30,4 @@ def data_refine(
 
         return run(*arguments)
 
-    data = Path(json.loads(settings)["data"])
-    inputs = {"data": data} if data.is_file() else {}  # other bytes in the same file are other work
-    run_component("data_refine", run_stage, DataRefineSettings, settings, run, inputs, refined, report, metrics)
+    run_component("data_refine", run_stage, DataRefineSettings, settings, run, {}, refined, report, metrics)

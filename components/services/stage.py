@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from components.services.errors import CallforgeError, InputError
 from components.services.files import atomic_write, sha256_of_file, sha256_of_json, write_json
 from components.services.local_run import announce, join_run, run_folder
-from components.services.storage import upload_file, upload_folder
+from components.services.storage import content_tag, upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
 from components.settings import RunSettings, Section, read_section
 
@@ -75,8 +75,9 @@ def execute_stage(
 ) -> dict[str, float]:
     """Run one stage in `folder` unless its manifest says that the same work is done there already.
 
-    The same work means: equal settings and inputs of equal content. A folder with other work of this stage in it is
-    emptied first; one with the same unfinished work is handed to the stage as it is, so that it resumes.
+    The same work means: equal settings and inputs of equal content, those that settings name included. A folder with
+    other work of this stage in it is emptied first; one with the same unfinished work is handed to the stage as it is,
+    so that it resumes.
 
     Returns:
         The stage's final metrics.
@@ -90,7 +91,8 @@ def execute_stage(
     config_value = {
         "stage": stage,
         "settings": config.model_dump(mode="json"),
-        "inputs": {name: content_digest(path) for name, path in inputs.items()},
+        "inputs": {name: content_digest(path) for name, path in inputs.items()}
+        | {name: content_tag(uri) for name, uri in config.inputs().items()},
     }
     manifest = verified_manifest(folder, config_value)
     if manifest is not None:
@@ -186,7 +188,7 @@ def run_component(
 
     Args:
         settings: JSON of the stage's section; `run`: JSON of RunSettings.
-        inputs: KFP input artifacts by name, each the folder of an earlier stage; or paths.
+        inputs: KFP input artifacts by name, each the folder of an earlier stage.
         output: KFP output artifact that stands for the stage folder; in a local run that is in the run directory.
         report, metrics: KFP HTML and Metrics artifacts, filled when given.
 
@@ -202,7 +204,7 @@ def run_component(
             stage,
             function,
             read_section(section, json.loads(settings), stage),
-            {name: Path(getattr(item, "path", item)) for name, item in inputs.items()},
+            {name: Path(item.path) for name, item in inputs.items()},
             folder,
             read_section(RunSettings, json.loads(run), "run"),
         )

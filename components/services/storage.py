@@ -162,6 +162,21 @@ def uri_exists(uri: str) -> bool:
         return bool(client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
 
 
+def content_tag(uri: str) -> str:
+    """What changes when the bytes do: a local file's sha256, an object's ETag.
+
+    Raises:
+        InputError: there is no such file or object, or it may not be read.
+    """
+    if not is_remote(uri):
+        with open_uri(uri):  # says what is wrong with it
+            return sha256_of_file(expand_home(uri))
+    bucket, key = split_uri(uri)
+    client = s3_client()
+    with _faults(uri):
+        return str(client.head_object(Bucket=bucket, Key=key)["ETag"])
+
+
 def upload_file(path: Path, uri: str) -> None:
     """Copy a file to S3, unless the same bytes are there already, and read size and sha256 back.
 

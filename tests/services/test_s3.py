@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -77,6 +78,21 @@ def test_a_broken_connection_is_taken_up_again(
     with storage.open_uri(f"{root}/object") as stream:
         assert stream.read() == body
     assert forward.cuts == 2
+
+
+def test_an_object_is_known_by_its_content(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    client, (bucket, key) = storage.s3_client(), storage.split_uri(f"{root}/records.jsonl")
+    config, seen = DataRefineSettings(data=f"{root}/records.jsonl"), []
+    for body in (b"one", b"one", b"two"):
+        client.put_object(Bucket=bucket, Key=key, Body=body)
+        seen.append(storage.content_tag(config.data))
+        execute_stage("data_refine", lambda *_: {"n": len(set(seen))}, config, {}, tmp_path / "stage", RunSettings())
+        metrics = json.loads((tmp_path / "stage" / "manifest.json").read_text())["metrics"]
+        assert metrics == {"n": len(set(seen))}
+    assert seen[0] == seen[1] != seen[2]
+    with pytest.raises(InputError, match="no such object"):
+        storage.content_tag(f"{root}/missing")
 
 
 def test_existence(root: str, tmp_path: Path) -> None:

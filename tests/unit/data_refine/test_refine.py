@@ -357,7 +357,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path, content: 
     folder = tmp_path / "stage"
     with pytest.raises(InputError, match=named):
         execute_stage("data_refine", refine.run, DataRefineSettings(data=str(data)), {}, folder, RunSettings())
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.glob("*")}
     assert names <= {"config.json", "metrics.jsonl", "error.json"}, "a half-written artifact is left"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def stage(tmp_path: Path, calls: list[int]) -> Stage:
     """`stage(seed=.., inputs=.., fail=..)` runs a stage that counts its calls and leaves a checkpoint."""
 
     def call(
-        inputs: Mapping[str, Path] | None = None, fail: Exception | None = None, **settings: int
+        inputs: Mapping[str, Path] | None = None, fail: Exception | None = None, **settings: Any
     ) -> dict[str, float]:
         def function(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
             calls.append(len(list(outputs.folder.glob("checkpoints/*"))))
@@ -102,6 +103,18 @@ def test_an_input_is_known_by_its_content(stage: Stage, calls: list[int], tmp_pa
         (tmp_path / name / "file").write_text(text)
         stage(inputs={"records": tmp_path / name})
     assert len(calls) == 2
+
+
+def test_data_that_settings_name_is_known_by_its_content(
+    stage: Stage, calls: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for text in ("a", "a", "b"):
+        (tmp_path / "records.jsonl").write_text(text)
+        stage(data="~/records.jsonl")
+    assert len(calls) == 2
+    with pytest.raises(InputError, match="missing: cannot be read"):
+        stage(data=str(tmp_path / "missing"))
 
 
 def test_a_failed_stage_says_so_and_goes_on_from_its_checkpoint(stage: Stage, calls: list[int], tmp_path: Path) -> None:
