@@ -201,7 +201,7 @@ _TOKEN = re.compile(
 
 
 def _fault_of_tokens(text: str) -> str:
-    """The reason to refuse a text before Python parses it, whose time may grow exponentially with the depth; or ""."""
+    """The reason to refuse a text before Python parses it: parsers overflow or backtrack on depth; else ""."""
     if "#" not in text and text.count("[") + text.count("(") + text.count("{") <= MAX_DEPTH:
         return ""
     depth = 0
