@@ -100,8 +100,8 @@ def test_a_record_without_thought_or_response_gets_an_empty_thought_and_the_fixe
     ("content", "message"),
     [
         (None, "qualified.jsonl.gz"),
-        (gzip.compress(b'{"id": "a"}\n'), "line 1: structure"),
-        (gzip.compress(b"x" * 100_000)[:60], "qualified.jsonl.gz"),
+        (gzip.compress(b'{"id": "a"}\n', mtime=0), "line 1: structure"),
+        (gzip.compress(b"x" * 100_000, mtime=0)[:60], "qualified.jsonl.gz"),
     ],
 )
 def test_a_spoiled_file_of_records_is_named(tmp_path, content, message):
