@@ -109,6 +109,8 @@ class EgpoRlSettings(Section):
 
     algorithm: Literal["egpo", "grpo"] = "egpo"
     """`grpo` is EGPO without the entropy bonus: the only fair baseline."""
+    trained_weights: Literal["adapter", "all"] = "adapter"
+    """The adapter, or `all` weights (full fine-tuning from base and adapter merged; wants a tenth of the rate)."""
     steps: int = Field(default=200, ge=0)
     """Optimizer steps."""
     prompts_per_step: int = Field(default=64, ge=1)
@@ -161,8 +163,10 @@ class EgpoRlSettings(Section):
     """Prompts set aside and answered greedily before and after training."""
     processes: int = Field(default=0, ge=0)
     """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
+    shard_model: bool = False
+    """Split the model over the processes (fully_shard): slower, for what does not fit one GPU."""
     sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
-    """What generates the rollouts."""
+    """What generates the rollouts; vLLM takes adapters alone, so `trained_weights=all` needs transformers."""
     sampler_urls: tuple[str, ...] = ()
     """Base URLs of the replicas of `vllm_server`."""
     unique_tokens_per_pass: int = Field(default=16384, ge=64)
@@ -170,7 +174,7 @@ class EgpoRlSettings(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the frozen base weights; the adapter is always float32."""
+    """Type of the frozen base weights and of what is computed; trained weights are always float32."""
     checkpoint_every: int = Field(default=10, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)

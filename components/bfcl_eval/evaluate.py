@@ -1,8 +1,8 @@
 """BFCL evaluation: base, warm-up and final model on the same questions, or one model alone.
 
 Each evaluation directory holds scores.json, generations/ in the official tool's result layout and report.html. One
-base model is loaded, adapters are put on and taken off. Questions, decoding, grading, scores and pages have modules of
-their own; nothing is trained or registered here.
+base model is loaded, adapters are put on and taken off; a model whose weights were all trained is loaded in its place.
+Questions, decoding, grading, scores and pages have modules of their own; nothing is trained or registered here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,14 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     """
     questions = load_questions(config.categories, config.sample_per_category, config.seed)
     from components.language_models.base_models import base_model_digest, resolve_base_model
-    from components.language_models.model_directory import LoadedModel, load_adapter, load_base, read_card
+    from components.language_models.model_directory import (
+        LoadedModel,
+        holds_adapter,
+        load_adapter,
+        load_base,
+        load_for_inference,
+        read_card,
+    )
 
     folders = {name: inputs[name] / "model" for name in ("sft_warmup", "egpo_rl")}
     cards = {name: read_card(folder) for name, folder in folders.items()}
@@ -58,7 +65,10 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     held: dict[str, Any] = {"base": None, "adapted": None}
 
     def load(name: str) -> LoadedModel:
-        """The base once; an adapter on it, after the one before is taken off."""
+        """The base once; an adapter on it, after the one before is taken off; or a whole model, alone in memory."""
+        if name in folders and not holds_adapter(folders[name]):
+            held.update(base=None, adapted=None)
+            return load_for_inference(folders[name], config.dtype)
         base = held["base"] or load_base(base_path, config.dtype)
         if held["adapted"] is not None:
             base = LoadedModel(held["adapted"].model.unload(), base.tokenizer, base.path)
@@ -69,8 +79,10 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     found: dict[str, pages.Evaluation] = {}
     for name in MODELS:
         model = {"stage": name, "base_model": base_model}
-        if name in cards:
+        if name in cards and holds_adapter(folders[name]):
             model["adapter_sha256"] = cards[name].parents.get("adapter", "")
+        elif name in cards:
+            model["weights_sha256"] = base_model_digest(folders[name])
         found[name] = _evaluate(name, model, partial(load, name), questions, config, outputs, outputs.folder / name)
     pages.write_comparison(outputs.folder / "report.html", questions, found)
     columns, rows = pages.tracked_table(found)

@@ -1,9 +1,9 @@
 """A checkpoint: one safetensors file with all that a killed run needs to go on to the same numbers.
 
-The file holds the adapter, AdamW's moments, the random states and the run's growing files (curves, samples) as tensors,
-and the rest (step, place in the data, pass rates, hash of the settings) as JSON in its header; no pickle. One file is
-whole or absent, on a disk by a rename and in S3 by nature; S3 keeps the newest alone. Deciding when to write one is
-loop.py's.
+The file holds the trained weights, AdamW's moments, the random states and the run's growing files (curves, samples) as
+tensors, and the rest (step, place in the data, pass rates, hash of the settings) as JSON in its header; no pickle. One
+file is whole or absent, on a disk by a rename and in S3 by nature; S3 keeps the newest alone. Deciding when to write
+one is loop.py's.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from components.egpo_rl.sharding import part_like, whole
 from components.services.errors import CallforgeError
 from components.services.files import atomic_write
 from components.services.storage import download_folder, upload_file, uri_exists
@@ -49,19 +50,25 @@ class State:
 
 def collect_tensors(
     parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
-    """Adapter weights, the optimizer's state of each, and torch's and numpy's random states, on the CPU."""
-    tensors = {f"adapter/{name}": parameter.detach() for name, parameter in parameters.items()}
+) -> Iterator[tuple[str, Tensor]]:
+    """Trained weights, the optimizer's state of each, torch's and numpy's random states: copies on the CPU, by name.
+
+    Sharded ones are gathered, one at a time: every process must walk through them.
+    """
     for name, parameter in parameters.items():
+        yield f"weights/{name}", _copied(parameter.detach())
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = torch.as_tensor(value)
-    tensors["random/torch"] = torch.get_rng_state()
+            yield f"optimizer/{key}/{name}", _copied(torch.as_tensor(value))
+    yield "random/torch", torch.get_rng_state()
     if torch.cuda.is_available():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+        yield "random/cuda", torch.cuda.get_rng_state()
     _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors["random/numpy_keys"] = torch.from_numpy(np.asarray(keys).astype(np.int64))
-    tensors["random/numpy_rest"] = torch.tensor([position, has_gauss, cached], dtype=torch.float64)
-    return {name: tensor.to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    yield "random/numpy_keys", torch.from_numpy(np.asarray(keys).astype(np.int64))
+    yield "random/numpy_rest", torch.tensor([position, has_gauss, cached], dtype=torch.float64)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return whole(tensor).to("cpu", copy=True).contiguous()
 
 
 def collect_files(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
@@ -78,25 +85,35 @@ def restore_files(state: State, folder: Path) -> None:
                 file.write(value.numpy().tobytes())
 
 
-def restore(state: State, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> None:
-    """Put adapter, optimizer and random states back as they were."""
-    tensors = state.tensors
-    for name, parameter in parameters.items():
-        parameter.data.copy_(tensors[f"adapter/{name}"])
-    for key, value in tensors.items():
-        kind, _, rest = key.partition("/")
-        if kind == "optimizer":
-            item, _, name = rest.partition("/")
-            parameter = parameters[name]
+@torch.no_grad()
+def restore(
+    state: State,
+    tensors: Iterable[tuple[str, Tensor]],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Put weights, optimizer and random states back as they were.
+
+    Args:
+        tensors: those of the checkpoint, in every process; read once and in order.
+    """
+    states = {}
+    for key, value in tensors:
+        kind, _, name = key.partition("/")
+        if kind == "weights":
+            parameters[name].copy_(part_like(parameters[name], value))
+        elif kind == "optimizer":
+            item, _, name = name.partition("/")
             # AdamW keeps its step counter on the CPU and the moments beside the parameter.
-            optimizer.state[parameter][item] = (
-                value.clone() if item == "step" else value.to(parameter.device, copy=True)
-            )
-    torch.set_rng_state(tensors["random/torch"])
-    if torch.cuda.is_available() and "random/cuda" in tensors:
-        torch.cuda.set_rng_state(tensors["random/cuda"])
-    position, has_gauss, cached = tensors["random/numpy_rest"].tolist()
-    keys = tensors["random/numpy_keys"].numpy().astype(np.uint32)
+            place = value.cpu() if item == "step" else part_like(parameters[name], value)
+            optimizer.state[parameters[name]][item] = place.clone()
+        elif kind == "random":
+            states[name] = value.cpu()
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available() and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"])
+    position, has_gauss, cached = states["numpy_rest"].tolist()
+    keys = states["numpy_keys"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, int(position), int(has_gauss), cached))
     version, internal, gauss = state.python_random
     random.setstate((version, tuple(internal), gauss))

@@ -15,7 +15,7 @@ def egpo_rl(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Train the adapter by EGPO: rollouts, strict binary reward, entropy-enhanced advantage.
+    """Train the adapter, or all weights, by EGPO: rollouts, strict binary reward, entropy-enhanced advantage.
 
     Args:
         run: JSON of the run's shared settings, made by preflight.

@@ -1,8 +1,8 @@
-"""The processes of one run: replicas that split the prompts, and one all-reduce of the adapter's gradients.
+"""The processes of one run: replicas that split the prompts, and one all-reduce of the gradients.
 
 Started by torchrun, by `with_followers` (one process per GPU of this machine), or alone. Each process holds the whole
-model; only the adapter's gradients travel (132 MB for Qwen3-4B at rank 16), in one flat buffer. Sharding a model over
-processes (fully_shard) is not done here.
+model; only the gradients of what is trained travel (132 MB for Qwen3-4B's adapter at rank 16), in one flat buffer.
+Splitting the model over the processes is sharding.py's.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
+from components.egpo_rl.sharding import is_sharded
 from components.language_models.model_directory import default_device
 
 Item = TypeVar("Item")
@@ -60,14 +62,33 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def most(self, number: int) -> int:
+        """The largest of the processes' numbers."""
+        return max(self.gather([number]))
+
+    def tensors_from_leader(self, tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """The leader's `tensors`, copied to each process's device one at a time; what the others give is not read."""
+        outline = self.from_leader({name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()})
+        for name, (shape, dtype) in outline.items():
+            tensor = torch.empty(shape, dtype=dtype, device=self.device)
+            if self.leads:
+                tensor.copy_(tensors[name])
+            if self.size > 1:
+                dist.broadcast(tensor, src=0)
+            yield name, tensor
+
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Replace every gradient by its sum over the processes; a process without prompts adds zeros."""
-        if self.size == 1:
+        """Replace every gradient by its sum over the processes; a process without prompts adds zeros.
+
+        Those of sharded parameters are sums already.
+        """
+        replicas = [item for item in parameters if not is_sharded(item)]
+        if self.size == 1 or not replicas:
             return
-        grads = [torch.zeros_like(item) if item.grad is None else item.grad for item in parameters]
+        grads = [torch.zeros_like(item) if item.grad is None else item.grad for item in replicas]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         dist.all_reduce(flat)
-        for item, total in zip(parameters, flat.split([grad.numel() for grad in grads]), strict=True):
+        for item, total in zip(replicas, flat.split([grad.numel() for grad in grads]), strict=True):
             item.grad = total.view_as(item).clone()
 
 

@@ -10,8 +10,9 @@ import json
 import math
 import random
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from components.egpo_rl.checkpoint import Checkpoints, State, collect_files, collect_tensors, restore, restore_files
@@ -21,6 +22,7 @@ from components.egpo_rl.prompts import PassRates, PromptOrder, pass_rates_from_j
 from components.egpo_rl.report import SAMPLES
 from components.egpo_rl.rollouts import RolloutGroup, answer_held_out, sample_groups
 from components.egpo_rl.samplers import PolicySampler
+from components.egpo_rl.sharding import is_sharded
 from components.egpo_rl.step_log import Explainer, GroupFacts, reward_metrics, step_line
 from components.egpo_rl.update import Learner, TrainingGroup, join_sums, make_batch
 from components.language_models.model_directory import LoadedModel
@@ -113,7 +115,7 @@ class Training:
         self.interruption.release(self.world)
         metrics["seconds_sync"] = synced - started
         counted, totals = _choose(facts, config.prompts_per_step)
-        if self.unchecked and groups:
+        if self.unchecked and self.learner.agree(len(groups)):
             self._check_sharing(groups)
         batch = make_batch(
             [self._training_group(group) for group in groups if group.question.index in counted],
@@ -178,7 +180,11 @@ class Training:
         some = [Group(g.question.ids, [rollout.tokens for rollout in g.rollouts[:2]]) for g in groups[:2]]
         with self.learner.autocast():
             check_sharing(
-                self.loaded.model, some, self.config.temperature, token_budget=self.config.unique_tokens_per_pass
+                self.loaded.model,
+                some,
+                self.config.temperature,
+                token_budget=self.config.unique_tokens_per_pass,
+                agree=self.learner.agree,
             )
         self.unchecked = False
 
@@ -237,7 +243,10 @@ class Training:
 
     def _save(self) -> None:
         self.saved = self.place.step
+        tensors = collect_tensors(self.learner.parameters, self.learner.optimizer)
         if not self.world.leads:
+            if any(map(is_sharded, self.learner.parameters.values())):
+                deque(tensors, maxlen=0)  # gives the leader this process's parts
             return
         self.checkpoints.save(
             State(
@@ -249,26 +258,27 @@ class Training:
                 bad_steps=self.place.bad_steps,
                 before=self.before,
                 python_random=random.getstate(),
-                tensors=collect_tensors(self.learner.parameters, self.learner.optimizer)
-                | collect_files(self.outputs.folder, (METRICS, SAMPLES)),
+                tensors=dict(tensors) | collect_files(self.outputs.folder, (METRICS, SAMPLES)),
             )
         )
 
     def _resume(self) -> bool:
         """Go to the newest checkpoint, or to the start; what an earlier try wrote after it is forgotten."""
-        state = self.world.from_leader(self.checkpoints.newest(self.settings_hash) if self.world.leads else None)
+        newest = self.checkpoints.newest(self.settings_hash) if self.world.leads else None
+        state = self.world.from_leader(newest and replace(newest, tensors={}))
         if state is None:
             if self.world.leads:
                 for name in (METRICS, SAMPLES):
                     (self.outputs.folder / name).write_bytes(b"")
             return False
         step = state.step
-        restore(state, self.learner.parameters, self.learner.optimizer)
+        tensors = self.world.tensors_from_leader(newest.tensors if newest else {})
+        restore(state, tensors, self.learner.parameters, self.learner.optimizer)
         self.order.too_long.update(state.too_long)
         self.place = _Place(step, state.cursor, pass_rates_from_json(state.pass_rates), state.bad_steps)
         self.saved, self.before = step, state.before
-        if self.world.leads:
-            restore_files(state, self.outputs.folder)
+        if newest:
+            restore_files(newest, self.outputs.folder)
             print(f"egpo_rl: going on after step {step}", flush=True)
         return True
 

@@ -47,7 +47,7 @@ def write_training_report(
     }
     sections: list[Section] = []
     if not steps:
-        sections.append(Text("No step was made", "The adapter is the one this stage was given."))
+        sections.append(Text("No step was made", "The weights are those this stage was given."))
     if before:
         rows = [[name.removeprefix("held_out_"), before[name], after.get(name)] for name in before]
         sections.append(

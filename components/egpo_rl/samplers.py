@@ -1,15 +1,19 @@
 """The sampler of a run, and how the trained adapter reaches it.
 
-The transformers sampler shares the trained model. vLLM gets the adapter as a new directory before every step. In
-process, each process has its own engine; servers are talked to by one process, the leader, for all, so that there is
-one set of adapters on them and one place where it can fail.
+The transformers sampler shares the trained model, or has a copy of a sharded one that is filled while it samples. vLLM
+gets the adapter as a new directory before every step. In process, each process has its own engine; servers are talked
+to by one process, the leader, for all, so that there is one set of adapters on them and one place where it can fail.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from components.egpo_rl.distributed import World
 from components.language_models.adapters import adapter_digest
@@ -22,13 +26,26 @@ from components.settings import EgpoRlSettings
 class PolicySampler:
     """Samples from the policy as it is trained; `update` hands the adapter over where the engine is another one."""
 
-    def __init__(self, config: EgpoRlSettings, loaded: LoadedModel, reference: str, world: World, folder: Path) -> None:
+    def __init__(
+        self,
+        config: EgpoRlSettings,
+        loaded: LoadedModel,
+        reference: str,
+        world: World,
+        folder: Path,
+        gathered: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """`reference` names the base model; `folder` is seen by the servers under the same path.
+
+        Within `gathered` the model that is sampled from has its weights.
 
         Raises:
             InputError: no server is named, or it serves another model.
         """
         self.world, self.model, self.folder = world, loaded.model, folder / f"rank{world.rank}"
+        self.gathered = gathered
+        # A frozen base has the type it is computed in; weights that are all trained are float32.
+        self.casts = config.trained_weights == "all" and config.dtype == "bfloat16"
         shutil.rmtree(self.folder, ignore_errors=True)  # what a killed run left
         self.shares_model = config.sampler == "transformers"
         self.leader_asks = config.sampler == "vllm_server"
@@ -53,7 +70,9 @@ class PolicySampler:
         """As Sampler.sample; every process calls it, with prompts of its own or none."""
         if not self.leader_asks:
             assert self.engine is not None
-            return self.engine.sample(prompts, seeds, temperature, max_new_tokens) if prompts else []
+            kind = torch.device(self.world.device).type
+            with self.gathered(), torch.autocast(kind, torch.bfloat16, enabled=self.casts):
+                return self.engine.sample(prompts, seeds, temperature, max_new_tokens) if prompts else []
         wanted = self.world.gather(list(zip(prompts, seeds, strict=True)))
         groups: list[list[Rollout]] = []
         if self.engine is not None and wanted:

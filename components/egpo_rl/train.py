@@ -1,8 +1,7 @@
-"""The EGPO stage: rollouts in groups, rewards, one shared-prefix pass, AdamW on the adapter; step after step.
+"""The EGPO stage: rollouts in groups, rewards, one shared-prefix pass, AdamW on the adapter or all weights.
 
 `run` loads the policy and the prompts, hands them to loop.py and saves what came of it. Formulas are in algorithms.py,
-the pass in update.py, rewards in rewards.py, the words in step_log.py. Full fine-tuning and sharded models are not
-done here.
+the pass in update.py, rewards in rewards.py, the words in step_log.py, models in parts in sharding.py.
 """
 
 from __future__ import annotations
@@ -10,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from components.egpo_rl.loop import Training
 from components.egpo_rl.prompts import PromptOrder, read_training_records
 from components.egpo_rl.report import write_training_report
 from components.egpo_rl.samplers import PolicySampler
+from components.egpo_rl.sharding import WholeCopy, shard_model
 from components.egpo_rl.update import recompute_activations
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import resolve_base_model
@@ -31,8 +33,10 @@ from components.language_models.model_directory import (
     ModelCard,
     load_adapter,
     load_base,
+    load_merged,
     read_card,
     save_adapter,
+    save_model,
 )
 from components.services.errors import InputError, WorkError
 from components.services.files import sha256_of_json
@@ -41,7 +45,7 @@ from components.settings import EgpoRlSettings
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
-    """Train the adapter of `inputs["model"]` on the records of `inputs["records"]`.
+    """Train `inputs["model"]`, its adapter or all its weights, on the records of `inputs["records"]`.
 
     Writes model/, samples.jsonl, pass_rates.json and report.html into the stage folder; goes on from the newest
     checkpoint of the same settings and inputs, here or in S3. On several GPUs it
@@ -86,11 +90,15 @@ def _run(
     records = read_training_records(inputs["records"])
     source = inputs["model"] / "model" if (inputs["model"] / "model").is_dir() else inputs["model"]
     card = read_card(source)
-    loaded = load_base(resolve_base_model(card.base_model.reference), config.dtype, world.device)
-    loaded = load_adapter(loaded, source, trainable=True)
-    loaded.model.eval()  # no dropout anywhere; gradients flow all the same
+    sharded = config.shard_model and world.size > 1
+    if config.shard_model and not sharded:
+        print("egpo_rl: shard_model has no effect: there is one process (see processes)", flush=True)
+    loaded = _load_policy(config, source, card, "cpu" if sharded else world.device)
     if config.gradient_checkpointing:
         recompute_activations(loaded.model)
+    sampled, gathered = loaded, nullcontext
+    if sharded:
+        sampled, gathered = _shard(config, loaded, world)
     limit, why = _longest_prompt(config, loaded)
     order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.retire_solved)
     if world.leads:
@@ -105,26 +113,51 @@ def _run(
     if outputs.run.artifact_root and world.leads:
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
     folder = outputs.checkpoints / "adapters"
-    sampler = PolicySampler(config, loaded, card.base_model.reference, world, folder)
+    sampler = PolicySampler(config, sampled, card.base_model.reference, world, folder, gathered)
     with Checkpoints(outputs.checkpoints, remote, config.keep_checkpoints) as checkpoints:
         training = Training(config, world, loaded, order, outputs, sampler, checkpoints, interruption, settings_hash)
         before, after = training.run()
-    if world.leads:
-        parents = {"records": digests["records"], "model": digests["model"]}
-        save_adapter(
-            loaded.model,
-            outputs.folder / "model",
-            ModelCard(
+    with gathered():
+        if world.leads:
+            made = ModelCard(
                 stage=outputs.stage,
                 base_model=card.base_model,
                 prompt_version=PROMPT_VERSION,
-                parents=parents,
+                parents={"records": digests["records"], "model": digests["model"]},
                 config=config.model_dump(mode="json"),
-            ),
-        )
+            )
+            if config.trained_weights == "adapter":
+                save_adapter(sampled.model, outputs.folder / "model", made)
+            else:
+                save_model(sampled, outputs.folder / "model", made)
+    if world.leads:
         training.write_tables()
         return write_training_report(outputs.folder, config, before, after)
     return after
+
+
+def _load_policy(config: EgpoRlSettings, source: Path, card: ModelCard, device: str) -> LoadedModel:
+    """What is trained, on `device`: an adapter on its frozen base, or one model in float32."""
+    if config.trained_weights == "adapter":
+        base = load_base(resolve_base_model(card.base_model.reference), config.dtype, device)
+        loaded = load_adapter(base, source, trainable=True)
+    else:
+        loaded = load_merged(source, device)
+        loaded.model.requires_grad_(True)
+    loaded.model.eval()  # no dropout anywhere; gradients flow all the same
+    return loaded
+
+
+def _shard(
+    config: EgpoRlSettings, loaded: LoadedModel, world: World
+) -> tuple[LoadedModel, Callable[[], AbstractContextManager[None]]]:
+    """Split the model over the processes. Gives what is sampled from and saved, and what puts its weights there."""
+    if config.sampler != "transformers":  # it has a base of its own and takes the adapter, which is whole
+        shard_model(loaded.model, world.device, config.dtype)
+        return loaded, nullcontext
+    whole = WholeCopy(loaded.model, world.device)
+    shard_model(loaded.model, world.device, config.dtype)
+    return replace(loaded, model=whole.model), partial(whole.filled, loaded.model)
 
 
 def _longest_prompt(config: EgpoRlSettings, loaded: LoadedModel) -> tuple[int, str]:

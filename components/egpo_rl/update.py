@@ -32,6 +32,7 @@ from components.egpo_rl.algorithms import (
 )
 from components.egpo_rl.distributed import World
 from components.egpo_rl.interruption import Interruption
+from components.egpo_rl.sharding import whole
 from components.language_models.shared_prefix import Group, ScoreFunction
 from components.settings import EgpoRlSettings
 
@@ -101,7 +102,7 @@ def recompute_activations(model: Any) -> None:
 
 
 class Learner:
-    """The adapter under training: its parameters, their optimizer, and the policy it started from as the reference."""
+    """What is trained: its parameters, their optimizer, and the policy it started from as the reference."""
 
     def __init__(self, model: Any, score: ScoreFunction, config: EgpoRlSettings, world: World) -> None:
         self.model, self.score, self.config, self.world = model, score, config, world
@@ -112,12 +113,12 @@ class Learner:
     def learn(self, batch: Batch, step: int, interruption: Interruption | None = None) -> tuple[dict[str, float], Sums]:
         """All updates on one batch. Gives the step's figures and this process's sums.
 
-        A signal waits while the reference's weights are in the model, and from the adapter's first change on.
+        A signal waits while the reference's weights are in the model, and from their first change on.
         `grad_norm` is that of the last update; where it is not finite, no update of this batch was made from there on.
         """
         interruption = interruption or Interruption()
         started = time.perf_counter()
-        if self.config.kl_coefficient and batch.groups:
+        if self.config.kl_coefficient:
             with interruption.waiting():
                 self.score_reference(batch)
         referenced = time.perf_counter()
@@ -129,7 +130,7 @@ class Learner:
             loss, new = self.accumulate(batch)
             # Entropies are of the policy that sampled; only what the updates change is taken from the last one.
             sums = new | sums | {name: new[name] for name in ("clip_share", "kl") if name in new}
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip).item()
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip)).item()
             interruption.hold()
             if math.isfinite(norm):
                 self.optimizer.step()
@@ -148,7 +149,8 @@ class Learner:
     def score_reference(self, batch: Batch) -> None:
         """The batch's log-probabilities under the policy the run started from."""
         with torch.no_grad(), self._reference_policy():
-            batch.reference_logp = torch.cat([scores.log_probability for scores in self._scores(batch)])
+            parts = [scores.log_probability for scores in self._scores(batch)]
+            batch.reference_logp = torch.cat([torch.zeros(0, device=self.world.device), *parts])
 
     def accumulate(self, batch: Batch) -> tuple[float, Sums]:
         """Gradients of the whole batch, over all passes and processes, into `parameters`; the loss and the sums."""
@@ -168,6 +170,10 @@ class Learner:
                 item.grad = torch.zeros_like(item)
         return sum(self.world.gather([loss.item()])), record.sums()
 
+    def agree(self, count: int) -> int:
+        """How many passes this process makes that needs `count`: in a sharded model as many as every other one."""
+        return self.world.most(count) if self.config.shard_model else count
+
     def autocast(self) -> torch.autocast:
         """The precision of every forward pass."""
         kind = torch.device(self.world.device).type
@@ -177,7 +183,12 @@ class Learner:
         budget = self.config.unique_tokens_per_pass
         raw = 1.0 if self.config.raw_entropy else None
         passes = self.score(
-            self.model, batch.groups, self.config.temperature, token_budget=budget, entropy_temperature=raw
+            self.model,
+            batch.groups,
+            self.config.temperature,
+            token_budget=budget,
+            entropy_temperature=raw,
+            agree=self.agree,
         )
         while True:
             # Around each forward pass alone: the generator's caller takes the gradient between two of them.
@@ -189,7 +200,7 @@ class Learner:
 
     @contextmanager
     def _reference_policy(self) -> Iterator[None]:
-        """The adapter as it was when the run started; without a warm-up that is the base model."""
+        """The weights as they were when the run started; without a warm-up that is the base model."""
         current = [item.detach().clone() for item in self.parameters.values()]
         self._write(self._reference)
         try:
@@ -197,9 +208,10 @@ class Learner:
         finally:
             self._write(current)
 
+    @torch.no_grad()
     def _write(self, values: Sequence[Tensor]) -> None:
         for item, value in zip(self.parameters.values(), values, strict=True):
-            item.data.copy_(value)
+            item.copy_(value)  # not item.data: who keeps a packed copy must see the change
 
 
 class _Record:

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 ROWS = 64  # oneDNN lays a weight out for about so many rows; measured best from 8 to 1,112
 
@@ -29,12 +30,14 @@ _packs: WeakKeyDictionary[nn.Linear, dict[str, tuple[Any, Tensor]]] = WeakKeyDic
 def fast_linears(model: nn.Module, *, merged: bool = False) -> Iterator[None]:
     """Run the linear layers of `model` from packed weights inside the block; gradients may be taken after it.
 
-    Not where activations are recomputed: those layers run again in backward, outside the block.
+    Not where activations are recomputed: those layers run again in backward, outside the block. Nor where the model is
+    sharded: a gathered weight does not show that it has changed.
 
     Args:
         merged: add each adapter to a copy of its layer's weight first, in float32; then there is no gradient.
     """
-    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+    recomputed = model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    if recomputed or any(isinstance(module, FSDPModule) for module in model.modules()):
         yield
         return
     replaced = []
@@ -63,7 +66,7 @@ def _is_packable(layer: nn.Linear) -> bool:
     weight = layer.weight
     frozen = not (weight.requires_grad and torch.is_grad_enabled())
     usable = weight.device.type == "cpu" and weight.dtype == torch.float32 and torch.backends.mkldnn.is_available()
-    return frozen and usable
+    return frozen and usable and not torch.is_autocast_enabled("cpu")  # which does not reach these products
 
 
 def _is_plain_adapter(layer: LoraLinear) -> bool:

@@ -1,8 +1,9 @@
 """The model directory: what transformers and peft load, plus callforge.json, which says where it comes from.
 
 Adapters stay adapters until registration: `save_adapter` and `load_adapter` keep them apart from the frozen base, and
-`merge_adapter` writes merged weights once, in float32, beside both, never into them. Every folder written here is
-whole or absent. Weights are safetensors; code that a model brings along is never run.
+`merge_adapter` writes merged weights once, in float32, beside both, never into them. A model whose weights were all
+trained is saved whole (`save_model`). Every folder written here is whole or absent. Weights are safetensors; code that
+a model brings along is never run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import platform
 import shutil
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
@@ -120,7 +121,7 @@ def load_base(path: Path, dtype: Dtype = "float32", device: str | None = None) -
 
 def load_for_inference(folder: Path | str, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
     """Load a model directory: a base (a path or any reference), merged weights, or base and adapter by its card."""
-    if (Path(folder) / ADAPTER_CONFIG).is_file():
+    if holds_adapter(Path(folder)):
         card = read_card(Path(folder))
         base = load_base(resolve_base_model(card.base_model.reference), dtype, device)
         return load_adapter(base, Path(folder), trainable=False)
@@ -146,6 +147,24 @@ def save_adapter(model: PeftModel, folder: Path, card: ModelCard) -> None:
         write_json(partial / CARD, card.model_dump(mode="json"))
 
     _write_folder(folder, write)
+
+
+def save_model(loaded: LoadedModel, folder: Path, card: ModelCard) -> None:
+    """Write all weights, the tokenizer and the card as `folder`, replacing what is there."""
+
+    def write(partial: Path) -> None:
+        with track(1, f"save {folder.name}", "models") as bar, without_bars():
+            loaded.model.save_pretrained(partial)
+            bar.advance()
+        loaded.tokenizer.save_pretrained(partial)
+        write_json(partial / CARD, card.model_dump(mode="json"))
+
+    _write_folder(folder, write)
+
+
+def holds_adapter(folder: Path) -> bool:
+    """Whether a model directory holds an adapter, to be put on its base, and not a whole model."""
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def load_adapter(loaded: LoadedModel, folder: Path, trainable: bool) -> LoadedModel:
@@ -179,31 +198,29 @@ def merge_adapter(model_folder: Path, target: Path, save_dtype: Dtype = "bfloat1
 
     Out of place: neither the base nor the adapter is touched, and nothing is ever un-merged. bfloat16 rounds most of a
     small update away (reference measurements: 79 % at a relative norm of 1e-3), which is why the merge is done once.
+    A whole model, which has nothing to merge, is cast alone.
 
     Returns:
         `target`, with safetensors, tokenizer, and callforge.json.
 
     Raises:
-        WorkError: a merged weight is not finite in `save_dtype`.
+        WorkError: a weight is not finite in `save_dtype`.
     """
     card = read_card(model_folder)
-    loaded = load_for_inference(model_folder, "float32", "cpu")
-    if not isinstance(loaded.model, PeftModel):
-        raise InputError(f"model {model_folder}: there is no {ADAPTER_CONFIG}; only an adapter can be merged")
-    merged = loaded.model.merge_and_unload().to(getattr(torch, save_dtype))
-    for name, weight in merged.named_parameters():
+    loaded = load_merged(model_folder, "cpu")
+    loaded.model.to(getattr(torch, save_dtype))
+    for name, weight in loaded.model.named_parameters():
         if not torch.isfinite(weight).all():
             raise WorkError(f"merge of {model_folder}: {name} is not finite in {save_dtype}; save as float32")
-
-    def write(partial: Path) -> None:
-        with track(1, f"save {target.name}", "models") as bar, without_bars():
-            merged.save_pretrained(partial)
-            bar.advance()
-        loaded.tokenizer.save_pretrained(partial)
-        write_json(partial / CARD, card.model_dump(mode="json"))
-
-    _write_folder(target, write)
+    save_model(loaded, target, card)
     return target
+
+
+def load_merged(folder: Path, device: str) -> LoadedModel:
+    """Load a model directory in float32, its adapter, where there is one, merged into the weights."""
+    loaded = load_for_inference(folder, "float32", device)
+    model = loaded.model.merge_and_unload() if isinstance(loaded.model, PeftModel) else loaded.model
+    return replace(loaded, model=model)
 
 
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:

@@ -109,6 +109,8 @@ def _attend(
     route = kwargs.pop(ROUTE, None)
     if route is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    # Under autocast the rotation leaves queries and keys in float32, and autocast does not reach the kernels.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     return route.attend(module.layer_idx, query, key, value, scaling).transpose(1, 2), None
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain
 from typing import Any
 
@@ -53,10 +54,13 @@ class Scores:
     entropy: Tensor
     """[sum of lengths], nats, detached."""
     unique_tokens: int
-    """Tokens that went through the model in this pass."""
+    """Tokens of the groups that went through the model in this pass."""
 
 
 ScoreFunction = Callable[..., Iterator[Scores]]
+Agree = Callable[[int], int]
+"""From the passes a process needs to those it makes. All processes of a sharded model must make equally many: passes
+beyond the need score nothing, and their gradient is zero."""
 
 
 def score_groups(
@@ -66,6 +70,7 @@ def score_groups(
     *,
     token_budget: int,
     entropy_temperature: float | None = None,
+    agree: Agree = int,
 ) -> Iterator[Scores]:
     """Score all groups, prompts once, one packed forward pass at a time.
 
@@ -77,22 +82,22 @@ def score_groups(
         temperature: logits are divided by it before log-probability and entropy.
         token_budget: most unique tokens in one pass.
         entropy_temperature: where the entropy is to be taken at another temperature.
+        agree: how many passes are made.
 
     Raises:
         InputError: when one prompt with one of its completions is longer than the budget.
     """
-    causal_model, backbone = model_parts(model)
+    causal_model, _ = model_parts(model)
     use_shared_attention(causal_model)
     start = 0
-    for parts in _passes(groups, token_budget):
-        layout = _Layout.of(groups, parts, causal_model.device)
-        with fast_linears(model):
-            hidden = run_packed(backbone, layout.tokens, layout.positions, layout.segments)
-        # Not hidden[...]: a prompt's end predicts every first token, and on a CPU the gradients of places named twice
-        # are then added in whatever order the threads come.
-        predicting = hidden.index_select(0, layout.predictors)
-        logp, entropy = _head(causal_model, predicting, layout.targets, temperature, entropy_temperature)
-        yield _scores(groups, parts, start, logp, entropy, len(layout.tokens))
+    passes = list(_passes(groups, token_budget))
+    for number in range(agree(len(passes))):
+        parts = passes[number] if number < len(passes) else []
+        device = causal_model.device
+        layout = _Layout.of(groups, parts, device) if parts else _Layout.of(_NOTHING, [(0, 0)], device)
+        score_row = partial(_score_row, model, layout, temperature, entropy_temperature)
+        logp, entropy = _as_forward(causal_model, score_row)
+        yield _scores(groups, parts, start, logp, entropy, len(layout.tokens) if parts else 0)
         start += len(logp)
 
 
@@ -103,25 +108,22 @@ def score_padded(
     *,
     token_budget: int,
     entropy_temperature: float | None = None,
+    agree: Agree = int,
 ) -> Iterator[Scores]:
     """What `score_groups` computes, one left-padded sequence per completion and through the model's own head.
 
     The budget bounds rows times padded length.
     """
     causal_model, _ = model_parts(model)
-    whole = [(index, number) for index, group in enumerate(groups) for number in range(len(group.completions))]
     start = 0
-    while whole:
-        longest = rows = 0
-        for index, number in whole:
-            length = max(longest, len(groups[index].prompt) + len(groups[index].completions[number]))
-            if rows and length * (rows + 1) > token_budget:
-                break
-            longest, rows = length, rows + 1
-        parts, whole = whole[:rows], whole[rows:]
-        rows_of_pass = [_sequence(groups, part) for part in parts]
-        logp, entropy = _score_rows(causal_model, rows_of_pass, temperature, entropy_temperature)
-        yield _scores(groups, parts, start, logp, entropy, longest * rows)
+    passes = list(_padded_passes(groups, token_budget))
+    for number in range(agree(len(passes))):
+        parts = passes[number] if number < len(passes) else []
+        rows = [_sequence(groups, part) for part in parts]
+        scored = rows or [_sequence(_NOTHING, (0, 0))]
+        logp, entropy = _score_rows(causal_model, scored, temperature, entropy_temperature)
+        longest = max((len(prompt) + len(completion) for prompt, completion in rows), default=0)
+        yield _scores(groups, parts, start, logp, entropy, longest * len(rows))
         start += len(logp)
 
 
@@ -149,12 +151,14 @@ def sharing_obstacle(model: Any) -> str | None:
     return None
 
 
-def check_sharing(model: Any, groups: Sequence[Group], temperature: float = 1.0, *, token_budget: int) -> float:
+def check_sharing(
+    model: Any, groups: Sequence[Group], temperature: float = 1.0, *, token_budget: int, agree: Agree = int
+) -> float:
     """Compare the shared path with the padded one; give the largest (float32) or mean difference in nats.
 
     Completions are cut to CHECKED_TOKENS and padded rows go one by one, since the padded path makes whole logits.
-    float32 and wider must agree everywhere to 1e-3 nats; bfloat16 and float16, which change with every regrouping
-    of sums, in the mean to 0.02 and for 99 of 100 tokens to 0.2.
+    float32 and wider must agree everywhere to 1e-3 nats; bfloat16 (autocast included) and float16, which change with
+    every regrouping of sums, in the mean to 0.02 and for 99 of 100 tokens to 0.2.
 
     Raises:
         WorkError: when they do not.
@@ -163,12 +167,17 @@ def check_sharing(model: Any, groups: Sequence[Group], temperature: float = 1.0,
         Group(group.prompt, [completion[:CHECKED_TOKENS] for completion in group.completions]) for group in groups
     ]
     with torch.no_grad():
-        shared = torch.cat(
-            [s.log_probability for s in score_groups(model, groups, temperature, token_budget=token_budget)]
-        )
-        padded = torch.cat([s.log_probability for s in score_padded(model, groups, temperature, token_budget=1)])
+        paths = [
+            [scores.log_probability for scores in score(model, groups, temperature, token_budget=budget, agree=agree)]
+            for score, budget in ((score_groups, token_budget), (score_padded, 1))
+        ]
+    if not groups:  # this process only kept the others company
+        return 0.0
+    shared, padded = map(torch.cat, paths)
     difference = (shared - padded).abs().float()
-    if model_parts(model)[0].dtype in (torch.float32, torch.float64):
+    causal_model, _ = model_parts(model)
+    exact = causal_model.dtype in (torch.float32, torch.float64)
+    if exact and not torch.is_autocast_enabled(causal_model.device.type):
         figure, limits = difference.max().item(), "at most 0.001 anywhere"
         right = figure <= 1e-3
     else:
@@ -181,6 +190,9 @@ def check_sharing(model: Any, groups: Sequence[Group], temperature: float = 1.0,
             "versions of torch and transformers"
         )
     return figure
+
+
+_NOTHING = [Group([0], [[]])]  # what a pass that scores nothing computes: one token that predicts nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +257,42 @@ def _passes(groups: Sequence[Group], token_budget: int) -> Iterator[list[tuple[i
         yield parts
 
 
+def _padded_passes(groups: Sequence[Group], token_budget: int) -> Iterator[list[tuple[int, int]]]:
+    """Consecutive completions whose number times the longest sequence fits the budget, or one alone."""
+    parts: list[tuple[int, int]] = []
+    longest = 0
+    for index, group in enumerate(groups):
+        for number, completion in enumerate(group.completions):
+            longest = max(longest, len(group.prompt) + len(completion))
+            if parts and longest * (len(parts) + 1) > token_budget:
+                yield parts
+                parts, longest = [], len(group.prompt) + len(completion)
+            parts.append((index, number))
+    if parts:
+        yield parts
+
+
+def _as_forward(module: Any, function: Callable[[], Any]) -> Any:
+    """Call `function` as if it were the forward of `module`: a sharded one has its own weights (head) within."""
+    module.forward = function
+    try:
+        return module()
+    finally:
+        del module.forward
+
+
+def _score_row(
+    model: Any, layout: _Layout, temperature: float, entropy_temperature: float | None
+) -> tuple[Tensor, Tensor]:
+    causal_model, backbone = model_parts(model)
+    with fast_linears(model):
+        hidden = run_packed(backbone, layout.tokens, layout.positions, layout.segments)
+    # Not hidden[...]: a prompt's end predicts every first token, and on a CPU the gradients of places named twice
+    # are then added in whatever order the threads come.
+    predicting = hidden.index_select(0, layout.predictors)
+    return _head(causal_model, predicting, layout.targets, temperature, entropy_temperature)
+
+
 def _head(
     causal_model: Any, hidden: Tensor, targets: Tensor, temperature: float, entropy_temperature: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -264,7 +312,7 @@ def _plain(
     with torch.no_grad():
         others = logps if entropy_temperature is None else (logits / entropy_temperature).log_softmax(-1)
         entropy = -torch.linalg.vecdot(others.exp(), others)
-    return logps.gather(1, targets[:, None]).squeeze(1), entropy
+    return -torch.nn.functional.nll_loss(logps, targets, reduction="none"), entropy
 
 
 def _score_rows(

@@ -40,7 +40,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
         `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.
 
     Raises:
-        InputError: no adapter there, S3 or MLflow refuse.
+        InputError: no model there, S3 or MLflow refuse.
         WorkError: S3 or MLflow failed after they had answered; run again to go on.
     """
     source = inputs["model"] / "model"

@@ -239,8 +239,13 @@ def _check_hub(name: str, reference: str) -> None:
 
 
 def _check_sampler(settings: Settings, here: bool) -> None:
-    """vLLM is there: as a package in a local run, as a server of the base model where one is named."""
+    """vLLM is there: as a package in a local run, as a server of the base model where one is named; and can follow."""
     egpo, adapter = settings.egpo_rl, settings.sft_warmup.adapter
+    if egpo.sampler != "transformers" and egpo.trained_weights == "all":
+        raise InputError(
+            f"egpo_rl.sampler: {egpo.sampler} takes adapters alone, and egpo_rl.trained_weights=all trains all "
+            "weights; set egpo_rl.sampler=transformers, or egpo_rl.trained_weights=adapter"
+        )
     if egpo.sampler == "vllm" and here and find_spec("vllm") is None:
         raise InputError("egpo_rl.sampler: vllm is not installed here; set egpo_rl.sampler=transformers, or install it")
     if egpo.sampler != "transformers" and adapter.rank not in RANKS:

@@ -34,7 +34,7 @@ def made(step: int, settings_hash: str = "same") -> tuple[State, torch.nn.Parame
         bad_steps=0,
         before={"held_out_reward": 0.25},
         python_random=random.getstate(),
-        tensors=collect_tensors({"matrix": matrix}, optimizer),
+        tensors=dict(collect_tensors({"matrix": matrix}, optimizer)),
     )
     return state, matrix
 
@@ -57,7 +57,7 @@ def test_an_empty_folder_goes_on_from_s3(root: str, tmp_path: Path) -> None:
                 assert getattr(state, field.name) == getattr(expected, field.name)
         parameter = torch.nn.Parameter(torch.zeros(300, 200))
         optimizer = torch.optim.AdamW([parameter])
-        restore(state, {"matrix": parameter}, optimizer)
+        restore(state, state.tensors.items(), {"matrix": parameter}, optimizer)
         assert torch.equal(parameter, matrix)
         assert checkpoints.newest("others") is None
 

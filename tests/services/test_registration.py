@@ -22,7 +22,10 @@ from components.language_models.model_directory import (
     ModelCard,
     load_base,
     load_for_inference,
+    load_merged,
+    read_card,
     save_adapter,
+    save_model,
 )
 from components.model_registration import register
 from components.services import storage, tracking
@@ -114,6 +117,22 @@ def test_the_version_is_the_model_and_says_where_it_comes_from(
     everything = "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
     everything += json.dumps(client.get_run(version.run_id).to_dictionary()) + json.dumps(dict(tags))
     assert services["AWS_SECRET_ACCESS_KEY"] not in everything
+
+
+def test_a_whole_model_is_registered_as_it_is(
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    source = inputs["model"] / "model"
+    save_model(load_merged(source, "cpu"), source, read_card(source))
+    stage(root)
+    version = client.get_model_version_by_alias(tmp_path.name, "candidate")
+    trained, registered = load_for_inference(source).model, load_for_inference(version.source).model
+    for (name, weight), (other, same) in zip(trained.named_parameters(), registered.named_parameters(), strict=True):
+        assert name == other and torch.equal(weight, same)
+    assert version.tags["callforge.parent.records"] == "ab" * 32
+    assert version.tags["callforge.base_model"] == read_card(source).base_model.reference
+    with storage.open_uri(f"{version.source}/manifest.json") as file:
+        assert json.load(file)["sha256"] == version.tags["callforge.manifest_sha256"]
 
 
 KILLS = [

@@ -128,6 +128,17 @@ def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
         assert (tmp_path / name / "scores.json").is_file() and (tmp_path / name / "report.html").is_file()
 
 
+def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, tmp_path):
+    from components.language_models.model_directory import merge_adapter
+
+    merge_adapter(stages["egpo_rl"] / "model", tmp_path / "egpo_rl" / "model", "float32")
+    evaluate.run(CONFIG, stages | {"egpo_rl": tmp_path / "egpo_rl"}, outputs(tmp_path / "bfcl_eval"))
+    for name in ("base", "sft_warmup", "egpo_rl"):
+        assert turns(tmp_path / "bfcl_eval" / name) == turns(done[0] / name)
+    model = json.loads((tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").read_text())["model"]
+    assert len(model["weights_sha256"]) == 64 and "adapter_sha256" not in model
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])
 def test_a_killed_run_goes_on_to_the_same_files(done, stages, tmp_path, share):
     """What a kill leaves: some journals whole, one cut anywhere, the others absent, no final files."""

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from components.egpo_rl import distributed, report, rewards, train
 from components.egpo_rl.distributed import open_world
 from components.egpo_rl.rewards import Reward
-from components.egpo_rl.update import Learner, join_sums, make_batch
+from components.egpo_rl.sharding import shard_model, whole
+from components.egpo_rl.update import Learner, join_sums, make_batch, recompute_activations
 from components.function_calls.prompt import PROMPT_VERSION
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import attach_adapter
@@ -43,7 +44,7 @@ def stage_inputs(folder: Path, base: Path, records, rank: int = 4) -> dict[str, 
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
-    return {name: item.grad.clone() for name, item in model.named_parameters() if item.requires_grad}
+    return {name: whole(item.grad).clone() for name, item in model.named_parameters() if item.requires_grad}
 
 
 def relative_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
@@ -77,14 +78,29 @@ def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, envi
     os.environ.update(environment)
     model = attach_adapter(load_base(base, "float32", "cpu").model, AdapterSettings(rank=4, alpha=8), seed=0).eval()
     shake(model)
+    if config.trained_weights == "all":
+        model = model.merge_and_unload().requires_grad_(True)
+    if config.gradient_checkpointing:
+        recompute_activations(model)
     with open_world() as world:
+        if config.shard_model:
+            shard_model(model, world.device, config.dtype)
         learner = Learner(model, score_groups, config, world)
         tokens = sum(len(completion) for group in groups for completion in group.tokens.completions)
         rollouts = sum(len(group.rewards) for group in groups)
-        loss, sums = learner.accumulate(make_batch(world.share(groups), config, world, tokens, rollouts))
+        batch = make_batch(world.share(groups), config, world, tokens, rollouts)
+        if config.kl_coefficient:
+            with torch.no_grad():  # away from the reference, where the divergence has a gradient
+                for item in learner.parameters.values():
+                    item.mul_(1.05)
+            learner.score_reference(batch)
+        loss, sums = learner.accumulate(batch)
         figures = join_sums(world.gather([sums]))
+        summed = gradients(model)
+        norm = whole(torch.nn.utils.clip_grad_norm_(learner.parameters.values(), 1.0))
         if world.leads:
-            save_file(gradients(model) | {"loss": torch.tensor(loss)}, file, {"figures": json.dumps(figures)})
+            figures_of_all = {"loss": torch.tensor(loss), "norm": norm}
+            save_file(summed | figures_of_all, file, {"figures": json.dumps(figures)})
 
 
 def shake(model, seed: int = 1) -> None:

@@ -62,7 +62,7 @@ def read(file):
 @pytest.mark.parametrize("kl", [0.0, 0.05])
 @pytest.mark.parametrize("groups", [3, 1])
 def test_gradients_are_those_of_one_process(children, tiny_model, make_groups, tmp_path, kl, groups):
-    groups = make_groups([[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]][:groups])
+    groups = make_groups([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]][:groups])
     config = SMALL.model_copy(update={"kl_coefficient": kl})
     alone = children.Process(target=write_gradients, args=(tiny_model, groups, config, tmp_path / "one", {}))
     alone.start()

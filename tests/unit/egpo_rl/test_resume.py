@@ -21,16 +21,22 @@ def results(folder):
     """Everything a run leaves behind but its seconds."""
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     metrics = [{name: value for name, value in line.items() if "seconds" not in name} for line in metrics]
-    names = ("samples.jsonl", "pass_rates.json", "model/adapter_model.safetensors", "model/callforge.json")
-    return metrics, [(folder / name).read_bytes() for name in names]
+    (weights,) = (folder / "model").glob("*.safetensors")
+    files = (folder / "samples.jsonl", folder / "pass_rates.json", weights, folder / "model/callforge.json")
+    return metrics, [file.read_bytes() for file in files]
+
+
+@pytest.fixture(scope="module", params=["adapter", "all"])
+def config(request):
+    return CONFIG.model_copy(update={"trained_weights": request.param})
 
 
 @pytest.fixture(scope="module")
-def unbroken(children, tmp_path_factory, tiny_model, make_records):
+def unbroken(children, tmp_path_factory, tiny_model, make_records, config):
     """Inputs, what an undisturbed run leaves, and the seconds its steps take."""
     folder = tmp_path_factory.mktemp("unbroken")
     inputs = stage_inputs(folder, tiny_model, make_records(30))
-    child = start(children, inputs, folder / "egpo_rl")
+    child = start(children, inputs, folder / "egpo_rl", config)
     wait_for_step(child, folder / "egpo_rl", 1)
     started = time.perf_counter()
     child.join()
@@ -38,7 +44,7 @@ def unbroken(children, tmp_path_factory, tiny_model, make_records):
     return inputs, results(folder / "egpo_rl"), time.perf_counter() - started
 
 
-def start(children, inputs, folder, config=CONFIG):
+def start(children, inputs, folder, config):
     child = children.Process(target=run_stage, args=(inputs, folder, config))
     child.start()
     return child
@@ -51,27 +57,27 @@ def move_checkpoints(folder, elsewhere):
 
 
 @pytest.mark.parametrize("seed", range(2))
-def test_killed_at_random_moments(children, unbroken, tmp_path, seed):
+def test_killed_at_random_moments(children, unbroken, config, tmp_path, seed):
     inputs, expected, seconds = unbroken
     folder = tmp_path / "egpo_rl"
     moments = random.Random(seed)
     for step in sorted(moments.sample(range(CONFIG.steps), 2)):
-        child = start(children, inputs, folder)
+        child = start(children, inputs, folder, config)
         wait_for_step(child, folder, step)
         time.sleep(moments.uniform(0, seconds / CONFIG.steps))
         child.kill()
         child.join()
         assert child.exitcode == -signal.SIGKILL
-    child = start(children, inputs, folder)
+    child = start(children, inputs, folder, config)
     child.join()
     assert child.exitcode == 0
     assert results(folder) == expected
 
 
-def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, tmp_path):
+def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, config, tmp_path):
     inputs, expected, _ = unbroken
     folder = tmp_path / "egpo_rl"
-    rarely = CONFIG.model_copy(update={"checkpoint_every": 100})
+    rarely = config.model_copy(update={"checkpoint_every": 100})
     child = start(children, inputs, folder, rarely)
     wait_for_step(child, folder, 3)
     os.kill(child.pid, signal.SIGTERM)

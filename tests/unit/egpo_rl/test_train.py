@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from components.egpo_rl import loop, report, rewards, train
 from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
-from components.language_models.model_directory import load_for_inference, read_card
+from components.language_models.model_directory import load_for_inference, merge_adapter, read_card
 from components.services.errors import InputError, WorkError
 from components.services.stage import Outputs
 from components.services.tracking import Tracker
@@ -82,6 +82,38 @@ def test_a_bfloat16_base_trains_a_float32_adapter(inputs, outputs, half_right):
     assert all(line["grad_norm"] > 0 and line["sampler_kl"] < 0.01 for line in metrics_of(outputs))
     adapter = load_file(outputs.folder / "model" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_right, tmp_path, dtype):
+    source = inputs["model"] / "model"
+    file = source / "adapter_model.safetensors"
+    save_file({name: torch.full_like(tensor, 0.01) for name, tensor in load_file(file).items()}, file)
+    config = SMALL.model_copy(
+        update={"trained_weights": "all", "dtype": dtype, "learning_rate": 1e-3, "kl_coefficient": 0.01}
+    )
+    train.run(config.model_copy(update={"steps": 0}), inputs, outputs)
+    start = load_file(merge_adapter(source, tmp_path / "merged", "float32") / "model.safetensors")
+    untouched = load_file(outputs.folder / "model" / "model.safetensors")
+    assert start.keys() == untouched.keys() and all(torch.equal(start[name], untouched[name]) for name in start)
+    train.run(config, inputs, outputs)
+    assert all(line["grad_norm"] > 0 and line["sampler_kl"] < 0.01 for line in metrics_of(outputs))
+    assert metrics_of(outputs)[0]["kl"] == 0 < metrics_of(outputs)[-1]["kl"], "reference and policy are rounded alike"
+    end = load_file(outputs.folder / "model" / "model.safetensors")
+    assert all(not torch.equal(start[name], end[name]) and end[name].dtype == torch.float32 for name in start)
+    card = read_card(outputs.folder / "model")
+    assert (card.stage, card.base_model) == ("egpo_rl", read_card(source).base_model)
+    assert {"records", "model"} == card.parents.keys()
+    # It can be trained again: the stage takes a whole model where it took an adapter.
+    again = Outputs(tmp_path / "again", Tracker(), RunSettings(), "egpo_rl")
+    again.folder.mkdir()
+    train.run(config.model_copy(update={"steps": 1}), inputs | {"model": outputs.folder}, again)
+    assert load_for_inference(again.folder / "model").tokenizer.chat_template
+
+
+def test_a_model_alone_has_nothing_to_shard(inputs, outputs, half_right, capsys):
+    train.run(SMALL.model_copy(update={"shard_model": True, "steps": 1}), inputs, outputs)
+    assert "shard_model has no effect" in capsys.readouterr().out
 
 
 def test_no_step_leaves_the_adapter_as_it_was(inputs, outputs, page):

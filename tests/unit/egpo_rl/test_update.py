@@ -119,10 +119,12 @@ def test_without_a_thought_there_is_no_bonus(policy, make_groups):
     assert relative_difference(learn(policy, groups)[1], learn(policy, groups, algorithm="grpo")[1]) == 0
 
 
-def test_the_reference_is_the_policy_at_the_start(policy, make_groups):
+@pytest.mark.parametrize("trained", ["adapter", "all"])
+def test_the_reference_is_the_policy_at_the_start(policy, make_groups, trained):
     groups = make_groups(REWARDS)
     config = EgpoRlSettings(max_new_tokens=16, kl_coefficient=0.1, learning_rate=1e-2, warmup_steps=0)
-    learner = Learner(policy[0], score_groups, config, WORLD)
+    model = policy[0] if trained == "adapter" else policy[0].merge_and_unload().requires_grad_(True)
+    learner = Learner(model, score_groups, config, WORLD)
     start = {name: item.detach().clone() for name, item in learner.parameters.items()}
     _, sums = learner.learn(make_batch(groups, config, WORLD, *totals(groups)), 0)
     assert sums["kl"][0] == 0

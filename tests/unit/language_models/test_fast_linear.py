@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from components.language_models.fast_linear import fast_linears
@@ -104,3 +106,15 @@ def test_dropout_in_the_adapter_keeps_working() -> None:
     with fast_linears(model), torch.no_grad():
         one, two = (model(input_ids=TOKENS).logits for _ in range(2))
     assert (one - two).abs().max() > 1e-4
+
+
+def test_a_sharded_model_keeps_its_own_forward() -> None:
+    """Weights that are gathered anew can have the address and the version of what was packed before."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        model = make_model()
+        fully_shard(model.get_base_model(), mesh=init_device_mesh("cpu", (1,)))
+        with torch.no_grad(), fast_linears(model):
+            assert not any("forward" in vars(module) for module in model.modules())
+    finally:
+        distributed.destroy_process_group()

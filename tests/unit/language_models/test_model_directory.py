@@ -15,6 +15,7 @@ from components.language_models.base_models import base_model_digest
 from components.language_models.model_directory import (
     BaseModelReference,
     ModelCard,
+    holds_adapter,
     load_adapter,
     load_base,
     load_for_inference,
@@ -144,10 +145,19 @@ def test_a_spoiled_model_directory_is_named(model_folder, spoil, message):
         load_for_inference(model_folder, device="cpu")
 
 
-def test_only_an_adapter_can_be_merged(tiny_model, model_folder, tmp_path):
-    target = merge_adapter(model_folder, tmp_path / "merged")
-    with pytest.raises(InputError, match="only an adapter can be merged"):
-        merge_adapter(target, tmp_path / "twice")
+def test_a_whole_model_is_cast_and_has_nothing_to_merge(tiny_model, model_folder, tmp_path):
+    full = merge_adapter(model_folder, tmp_path / "full", "float32")
+    assert not holds_adapter(full) and holds_adapter(model_folder)
+    cast = merge_adapter(full, tmp_path / "cast", "bfloat16")
+    once = merge_adapter(model_folder, tmp_path / "once", "bfloat16")
+    assert {file.name: file.read_bytes() for file in cast.iterdir()} == {
+        file.name: file.read_bytes() for file in once.iterdir()
+    }
+
+
+def test_a_base_without_a_card_is_no_trained_model(tiny_model, tmp_path):
+    with pytest.raises(InputError, match=r"there is no callforge\.json"):
+        merge_adapter(tiny_model, tmp_path / "merged")
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "tokenizer.json", "config.json"])

@@ -190,6 +190,10 @@ def test_settings_that_contradict_each_other(local):
     assert "egpo_rl.unique_tokens_per_pass" in found
     (found,) = problems(settings(egpo_rl__sampler="vllm"), here=True)
     assert "egpo_rl.sampler" in found and "not installed" in found
+    for sampler in ("vllm", "vllm_server"):
+        (found,) = problems(settings(egpo_rl__sampler=sampler, egpo_rl__trained_weights="all"), here=False)
+        for word in (f"egpo_rl.sampler: {sampler}", "egpo_rl.trained_weights=all", "sampler=transformers"):
+            assert word in found
     (found,) = problems(settings(egpo_rl__sampler_urls=["http://x"]), here=True)
     assert "no effect" in found
 
