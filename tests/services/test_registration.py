@@ -53,6 +53,8 @@ def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
     scores = {
         "evaluator": {"name": "bfcl-eval", "version": "1"},
         "questions": {"asked": 4, "of": 200, "ids_sha256": "cd" * 32},
+        "sampling": {"temperature": 0.0},
+        "prompt_version": "1",
         "categories": {"multiple": {"n": 4, "correct": 3, "accuracy": 0.75}},
         "over_what_was_run": {"non_live": 0.75, "overall_single_turn": 0.75},
         "official": {"overall": 0.01875},
