@@ -122,6 +122,8 @@ def test_a_run_at_work_keeps_others_out_and_ends_on_ctrl_c(tiny_run, workplace, 
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *tiny_run, "--run-id", "busy"],
         cwd=workplace, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell's background jobs are started deaf to Ctrl-C, and their children stay so.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     _wait(lambda: (folder / "data_refine/config.json").exists(), process)
     second = callforge(*tiny_run, "--run-id", "busy")
