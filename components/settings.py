@@ -11,6 +11,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -102,6 +103,10 @@ class SftWarmupSettings(Section):
     """Steps between checkpoints."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Order of the records, initial adapter weights."""
+
+    def inputs(self) -> dict[str, str]:
+        # The other kinds of reference are unchanging: a package, a revision, a prefix.
+        return {"base_model": self.base_model} if Path(self.base_model).expanduser().is_dir() else {}
 
 
 class EgpoRlSettings(Section):

@@ -116,9 +116,10 @@ def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
     if remembered is None:
         return
     before, now = (dict(_flat(values)) for values in (remembered, settings.model_dump(mode="json")))
-    changed = [name for name in now if name in before and before[name] != now[name] and name != "run.artifact_root"]
+    changed = [name for name in now if (name, now[name]) not in before.items() and name != "run.artifact_root"]
     for name in changed:
-        console.print(f"{name} was {before[name]}, is {now[name]}", highlight=False, markup=False)
+        earlier = f"was {before[name]}, is" if name in before else "is new since this run began:"
+        console.print(f"{name} {earlier} {now[name]}", highlight=False, markup=False)
     concerned = [stage for stage in STAGES if any(name.startswith(f"{stage}.") for name in changed)]
     if concerned:
         console.print(f"so {concerned[0]} and what follows from it is done again", highlight=False)

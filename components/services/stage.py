@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from components.services.errors import CallforgeError, InputError
 from components.services.files import atomic_write, sha256_of_file, sha256_of_json, write_json
 from components.services.local_run import announce, join_run, run_folder
-from components.services.storage import content_tag, upload_file, upload_folder
+from components.services.storage import content_tag, files_of, upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
 from components.settings import RunSettings, Section, read_section
 
@@ -72,69 +72,111 @@ def execute_stage(
     inputs: Mapping[str, Path],
     folder: Path,
     run: RunSettings,
+    *,
+    replace: bool = False,
 ) -> dict[str, float]:
     """Run one stage in `folder` unless its manifest says that the same work is done there already.
 
     The same work means: equal settings and inputs of equal content, those that settings name included. A folder with
-    other work of this stage in it is emptied first; one with the same unfinished work is handed to the stage as it is,
-    so that it resumes.
+    the same unfinished work is handed to the stage as it is, so that it resumes.
+
+    Args:
+        replace: empty a folder with other work of this stage in it, as a run does whose settings were changed.
 
     Returns:
         The stage's final metrics.
 
     Raises:
-        InputError: `folder` holds something that no run of this stage wrote.
+        InputError: `folder` holds something that no run of this stage wrote, or other work that may not be replaced.
         CallforgeError: as the stage raised it; `error.json` then holds its text and exit code.
     """
     announce(stage, "started")
     earlier = _earlier_config(folder, stage)
-    config_value = {
-        "stage": stage,
-        "settings": config.model_dump(mode="json"),
-        "inputs": {name: content_digest(path) for name, path in inputs.items()}
-        | {name: content_tag(uri) for name, uri in config.inputs().items()},
-    }
-    manifest = verified_manifest(folder, config_value)
-    if manifest is not None:
-        print(f"done already, manifest verified: {stage}", flush=True)
-        announce(stage, "skipped")
-        return dict(manifest["metrics"])
-    if earlier is not None and earlier != config_value:
-        shutil.rmtree(folder)
+    try:
+        config_value = {
+            "stage": stage,
+            "settings": config.model_dump(mode="json"),
+            "inputs": {name: content_digest(path) for name, path in inputs.items()}
+            | {name: content_tag(uri) for name, uri in config.inputs().items()},
+        }
+        manifest = verified_manifest(folder, config_value)
+        if manifest is not None:
+            (folder / ERROR).unlink(missing_ok=True)
+            print(f"done already, manifest verified: {stage}", flush=True)
+            announce(stage, "skipped")
+            return dict(manifest["metrics"])
+        if earlier is not None and earlier != config_value:
+            if not replace:
+                raise InputError(
+                    f"{folder}: it holds other work of {stage} ({_changes(earlier, config_value)}); name a new folder, "
+                    "or remove this one"
+                )
+            shutil.rmtree(_doomed(folder), ignore_errors=True)
+            folder.rename(_doomed(folder))
+        metrics = _work(stage, function, config, inputs, folder, run, config_value)
+    except CallforgeError as error:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / ERROR, {"stage": stage, "message": str(error), "exit_code": error.exit_code})
+        raise
+    announce(stage, "done")
+    return metrics
+
+
+def _work(
+    stage: str,
+    function: StageFunction[AnyConfig],
+    config: AnyConfig,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    run: RunSettings,
+    config_value: Mapping[str, Any],
+) -> dict[str, float]:
+    """The stage itself, between its config.json and its manifest."""
+    shutil.rmtree(_doomed(folder), ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ERROR).unlink(missing_ok=True)
     write_json(folder / CONFIG, config_value)
     (folder / METRICS).touch()
-    try:
-        with open_tracker(run, stage) as tracker:
-            tracker.log_params({f"{stage}/{name}": value for name, value in config.model_dump(mode="json").items()})
-            metrics = dict(function(config, inputs, Outputs(folder, tracker, run, stage)))
-            tracker.log_metrics({f"{stage}/final/{name}": value for name, value in metrics.items()}, None)
-            for page in sorted(folder.glob("*.html")):
-                tracker.log_artifact(page, stage)
-            # The manifest takes its name here, and its place in S3, when everything it names is there.
-            manifest_path = folder / f".{MANIFEST}"
-            write_json(manifest_path, {"stage": stage, "files": file_table(folder), "metrics": metrics})
-            if run.artifact_root:
-                uri = f"{run.artifact_root.rstrip('/')}/{run.run_id}/{stage}"
-                upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
-                upload_file(manifest_path, f"{uri}/{MANIFEST}")
-    except CallforgeError as error:
-        write_json(folder / ERROR, {"stage": stage, "message": str(error), "exit_code": error.exit_code})
-        raise
+    with open_tracker(run, stage) as tracker:
+        tracker.log_params({f"{stage}/{name}": value for name, value in config.model_dump(mode="json").items()})
+        metrics = dict(function(config, inputs, Outputs(folder, tracker, run, stage)))
+        tracker.log_metrics({f"{stage}/final/{name}": value for name, value in metrics.items()}, None)
+        for page in sorted(folder.glob("*.html")):
+            tracker.log_artifact(page, stage)
+        # The manifest takes its name here, and its place in S3, when everything it names is there.
+        manifest_path = folder / f".{MANIFEST}"
+        write_json(manifest_path, {"stage": stage, "files": file_table(folder), "metrics": metrics})
+        if run.artifact_root:
+            uri = f"{run.artifact_root.rstrip('/')}/{run.run_id}/{stage}"
+            upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
+            upload_file(manifest_path, f"{uri}/{MANIFEST}")
     manifest_path.replace(folder / MANIFEST)
-    announce(stage, "done")
     return metrics
 
 
 def _earlier_config(folder: Path, stage: str) -> Any:
     """The config.json of an earlier run of the stage in `folder`; None when there was none. Others' files stay."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    # Before config.json has its name, a stage that was killed or refused leaves these two alone.
+    ours_alone = folder.is_dir() and all(path.name.startswith(".") or path.name == ERROR for path in folder.iterdir())
+    if ours_alone or not folder.exists():
         return None
     earlier = _read_json(folder / CONFIG) if folder.is_dir() else None
     if not isinstance(earlier, dict) or earlier.get("stage") != stage:
         raise InputError(f"{folder}: it is not a folder of {stage}, and would be overwritten; name a new or empty one")
     return earlier
+
+
+def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs between two config.json, in words."""
+    before, after = earlier["settings"], now["settings"]
+    changed = [f"{name} was {before.get(name)}, is {after[name]}" for name in after if before.get(name) != after[name]]
+    other_inputs = [f"other {name}" for name in now["inputs"] if earlier["inputs"].get(name) != now["inputs"][name]]
+    return "; ".join(changed + other_inputs) or "of another version"
+
+
+def _doomed(folder: Path) -> Path:
+    """Where a folder that is replaced waits for its deletion: a kill must not leave it half there under its name."""
+    return folder.with_name(f".{folder.name}.old")
 
 
 def verified_manifest(folder: Path, config_value: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
@@ -158,11 +200,8 @@ def file_table(folder: Path) -> dict[str, dict[str, Any]]:
     """Size and sha256 of every output of a stage folder, by relative path: what a manifest holds."""
     return {
         str(path.relative_to(folder)): {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-        and path.name not in (MANIFEST, METRICS)
-        and not path.name.startswith(".")
-        and path.relative_to(folder).parts[0] != CHECKPOINTS
+        for path in files_of(folder, skip=(CHECKPOINTS,))
+        if path.name not in (MANIFEST, METRICS, ERROR)
     }
 
 
@@ -207,6 +246,7 @@ def run_component(
             {name: Path(item.path) for name, item in inputs.items()},
             folder,
             read_section(RunSettings, json.loads(run), "run"),
+            replace=True,
         )
     except CallforgeError as error:
         announce(stage, "failed")

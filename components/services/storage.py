@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from components.services.errors import CallforgeError, InputError, WorkError
-from components.services.files import expand_home, sha256_of_file
+from components.services.files import expand_home, sha256_of_file, sha256_of_json
 from components.services.progress import track
 
 SCHEME = "s3://"
@@ -163,14 +163,17 @@ def uri_exists(uri: str) -> bool:
 
 
 def content_tag(uri: str) -> str:
-    """What changes when the bytes do: a local file's sha256, an object's ETag.
+    """What changes when the bytes do: sha256 of a local file, or of a folder's names and contents; an object's ETag.
 
     Raises:
         InputError: there is no such file or object, or it may not be read.
     """
     if not is_remote(uri):
+        path = expand_home(uri)
+        if path.is_dir():
+            return sha256_of_json({str(file.relative_to(path)): sha256_of_file(file) for file in files_of(path)})
         with open_uri(uri):  # says what is wrong with it
-            return sha256_of_file(expand_home(uri))
+            return sha256_of_file(path)
     bucket, key = split_uri(uri)
     client = s3_client()
     with _faults(uri):

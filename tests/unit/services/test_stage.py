@@ -29,10 +29,10 @@ def calls() -> list[int]:
 
 @pytest.fixture
 def stage(tmp_path: Path, calls: list[int]) -> Stage:
-    """`stage(seed=.., inputs=.., fail=..)` runs a stage that counts its calls and leaves a checkpoint."""
+    """`stage(seed=.., inputs=.., fail=.., replace=..)` runs a stage that counts its calls and leaves a checkpoint."""
 
     def call(
-        inputs: Mapping[str, Path] | None = None, fail: Exception | None = None, **settings: Any
+        inputs: Mapping[str, Path] | None = None, fail: Exception | None = None, replace: bool = True, **settings: Any
     ) -> dict[str, float]:
         def function(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
             calls.append(len(list(outputs.folder.glob("checkpoints/*"))))
@@ -44,9 +44,8 @@ def stage(tmp_path: Path, calls: list[int]) -> Stage:
                 raise fail
             return {"accepted": 3.0}
 
-        return execute_stage(
-            "data_refine", function, DataRefineSettings(**settings), inputs or {}, tmp_path / "stage", RunSettings()
-        )
+        config, folder = DataRefineSettings(**settings), tmp_path / "stage"
+        return execute_stage("data_refine", function, config, inputs or {}, folder, RunSettings(), replace=replace)
 
     return call
 
@@ -97,6 +96,37 @@ def test_other_settings_start_from_an_empty_folder(stage: Stage, calls: list[int
     assert len((tmp_path / "stage" / "metrics.jsonl").read_text().splitlines()) == 1
 
 
+def test_other_work_is_not_lost_unless_asked(stage: Stage, calls: list[int], tmp_path: Path) -> None:
+    stage(seed=0)
+    with pytest.raises(InputError, match=r"other work of data_refine \(seed was 0, is 1\); name a new folder"):
+        stage(seed=1, replace=False)
+    assert stage(seed=0, replace=False) == {"accepted": 3.0}
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("left", [".config.json.x7", "error.json"])
+def test_what_a_kill_before_the_start_leaves_stops_nobody(stage: Stage, tmp_path: Path, left: str) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / left).write_text("")
+    assert stage() == {"accepted": 3.0}
+
+
+def test_a_removal_that_was_killed_is_no_folder_half_there(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(path: Path, **_: Any) -> None:
+        if path.exists():
+            (path / "config.json").unlink()
+            raise KeyboardInterrupt
+
+    stage(seed=0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", killed)
+        stage(seed=1)
+    assert stage(seed=1) == {"accepted": 3.0}
+    assert [path.name for path in tmp_path.iterdir()] == ["stage"]
+
+
 def test_an_input_is_known_by_its_content(stage: Stage, calls: list[int], tmp_path: Path) -> None:
     for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
         (tmp_path / name).mkdir()
@@ -131,6 +161,8 @@ def test_a_failed_stage_says_so_and_goes_on_from_its_checkpoint(stage: Stage, ca
 def test_a_missing_input_is_named(stage: Stage, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file or folder"):
         stage(inputs={"records": tmp_path / "missing"})
+    assert json.loads((tmp_path / "stage/error.json").read_text())["exit_code"] == 2
+    assert stage() == {"accepted": 3.0}
 
 
 def test_the_manifest_counts_outputs_and_not_checkpoints(stage: Stage, tmp_path: Path) -> None:

@@ -72,3 +72,14 @@ def test_what_is_uploaded_leaves_out_hidden_and_skipped_files(tmp_path: Path) ->
         (tmp_path / name).touch()
     found = [str(path.relative_to(tmp_path)) for path in storage.files_of(tmp_path, skip=("checkpoints",))]
     assert found == ["a", "b/c", "b/checkpoints"]
+
+
+def test_a_folder_is_known_by_its_names_and_bytes(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"a")
+    first = storage.content_tag(str(tmp_path))
+    (tmp_path / ".cache").touch()
+    assert storage.content_tag(str(tmp_path)) == first
+    (tmp_path / "model.safetensors").write_bytes(b"b")
+    second = storage.content_tag(str(tmp_path))
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    assert len({first, second, storage.content_tag(str(tmp_path))}) == 3
