@@ -78,11 +78,8 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
 
     found: dict[str, pages.Evaluation] = {}
     for name in MODELS:
-        model = {"stage": name, "base_model": base_model}
-        if name in cards and holds_adapter(folders[name]):
-            model["adapter_sha256"] = cards[name].parents.get("adapter", "")
-        elif name in cards:
-            model["weights_sha256"] = base_model_digest(folders[name])
+        weights = base_model_digest(folders[name]) if name in folders else base_model["sha256"]
+        model = {"stage": name, "base_model": base_model, "weights_sha256": weights}
         found[name] = _evaluate(name, model, partial(load, name), questions, config, outputs, outputs.folder / name)
     pages.write_comparison(outputs.folder / "report.html", questions, found)
     columns, rows = pages.tracked_table(found)
@@ -101,13 +98,15 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
         inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
     """
     questions = load_questions(config.categories, config.sample_per_category, config.seed)
-    from components.language_models.model_directory import load_for_inference
+    from components.language_models.base_models import base_model_digest, resolve_base_model
+    from components.language_models.model_directory import holds_adapter, load_for_inference
 
     folder = inputs["model"]
     folder = folder / "model" if (folder / "model").is_dir() else folder
+    weights = folder if holds_adapter(folder) else resolve_base_model(str(folder))
     evaluation = _evaluate(
         folder.name,
-        {"reference": str(folder)},
+        {"reference": str(folder), "weights_sha256": base_model_digest(weights)},
         lambda: load_for_inference(folder, config.dtype),
         questions,
         config,

@@ -21,7 +21,7 @@ from components.egpo_rl.checkpoint import Checkpoints
 from components.egpo_rl.distributed import World, open_world, with_followers
 from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.loop import Training
-from components.egpo_rl.prompts import PromptOrder, read_training_records
+from components.egpo_rl.prompts import RECORDS, PromptOrder, read_training_records
 from components.egpo_rl.report import write_training_report
 from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import WholeCopy, shard_model
@@ -39,7 +39,7 @@ from components.language_models.model_directory import (
     save_model,
 )
 from components.services.errors import InputError, WorkError
-from components.services.files import sha256_of_json
+from components.services.files import sha256_of_file, sha256_of_json
 from components.services.stage import Outputs, content_digest
 from components.settings import EgpoRlSettings
 
@@ -123,7 +123,7 @@ def _run(
                 stage=outputs.stage,
                 base_model=card.base_model,
                 prompt_version=PROMPT_VERSION,
-                parents={"records": digests["records"], "model": digests["model"]},
+                parents={"records": sha256_of_file(inputs["records"] / RECORDS), "model": digests["model"]},
                 config=config.model_dump(mode="json"),
             )
             if config.trained_weights == "adapter":

@@ -51,25 +51,30 @@ def score_tags(scores: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def read_scores(evaluation: Path | None, stage: str) -> dict[str, Any]:
-    """scores.json of the model that `stage` made; {} when it was not evaluated.
+def read_scores(evaluation: Path, weights_sha256: str) -> dict[str, Any]:
+    """scores.json of an evaluation directory; {} when there is none.
 
     Args:
-        evaluation: stage folder of bfcl_eval, with an evaluation directory for each model, or one such directory.
+        weights_sha256: digest of the model's weights (base_models.base_model_digest); promotion decides by the scores.
 
     Raises:
-        InputError: the file is there and is no JSON object.
+        InputError: the file is no JSON object, or says that other weights were evaluated.
     """
-    places = [evaluation / stage / "scores.json", evaluation / "scores.json"] if evaluation else []
-    path = next((place for place in places if place.exists()), None)
-    if path is None:
-        return {}
+    path = evaluation / "scores.json"
     try:
         scores = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         raise InputError(f"{path}: this is no JSON ({error}); evaluate the model again") from None
     if not isinstance(scores, dict):
         raise InputError(f"{path}: an object is wanted; evaluate the model again")
+    evaluated = scores.get("model", {}).get("weights_sha256")
+    if evaluated != weights_sha256:
+        raise InputError(
+            f"{path}: these are the scores of other weights (sha256 {evaluated}, the model's is {weights_sha256}); "
+            "evaluate this model, or name the evaluation of it"
+        )
     return scores
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.language_models.base_models import base_model_digest
 from components.language_models.model_directory import merge_adapter, read_card
 from components.model_registration.lineage import kfp_tags, lineage_tags, read_scores
 from components.services.errors import InputError, WorkError
@@ -33,8 +34,8 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     """Merge, upload, register.
 
     Args:
-        inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation`, that of bfcl_eval (may be
-            missing).
+        inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation` (may be missing), that of
+            bfcl_eval with an evaluation directory for each stage, or one such directory.
 
     Returns:
         `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.
@@ -54,6 +55,10 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
             "run.artifact_root: a registered version needs weights in S3; set s3://bucket/prefix, or unset "
             "MLFLOW_TRACKING_URI to merge without registering"
         )
+    scores: dict[str, Any] = {}
+    if evaluation := inputs.get("evaluation"):
+        of_stage = evaluation / card.stage
+        scores = read_scores(of_stage if of_stage.is_dir() else evaluation, base_model_digest(source))
     merged = outputs.checkpoints / f"merged-{config.save_dtype}"
     if not merged.exists():
         with track(1, f"merge in float32, save as {config.save_dtype}", "models") as bar:
@@ -61,7 +66,6 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
             bar.advance()
     files = _describe(merged)
     sha = sha256_of_json(files)
-    scores = read_scores(inputs.get("evaluation"), card.stage)
     tags = lineage_tags(card, outputs.run.run_id, scores)
     tags |= {SHA_TAG: sha, "callforge.dtype": config.save_dtype}
     write_json(merged / MANIFEST, {"sha256": sha, "files": files})
@@ -69,7 +73,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     if root:
         root = f"{root.rstrip('/')}/{outputs.run.run_id}"
         uri = f"{root}/models/{sha[:16]}"
-        if scores:
+        if scores and of_stage.is_dir():  # one that was made alone lies who knows where
             tags["callforge.evaluation"] = f"{root}/bfcl_eval/{card.stage}"
         upload_folder(merged, uri, skip=(MANIFEST,))
         upload_file(merged / MANIFEST, f"{uri}/{MANIFEST}")

@@ -117,6 +117,10 @@ def test_generations_lie_where_the_official_tool_looks(done):
     assert all(0 < line["output_token_count"] <= 8 and line["latency"] > 0 for line in lines)
 
 
+def weights(folder):
+    return json.loads((folder / "scores.json").read_text())["model"]["weights_sha256"]
+
+
 def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
     """Adapters are put on one base and taken off: each model must say what it says when it is loaded alone."""
     folder, _ = done
@@ -125,10 +129,13 @@ def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
     for name, model in (("base", tiny_model), ("egpo_rl", stages["egpo_rl"])):
         evaluate.run_one(CONFIG, {"model": model}, outputs(tmp_path / name))
         assert turns(tmp_path / name) == said[name]
-        assert (tmp_path / name / "scores.json").is_file() and (tmp_path / name / "report.html").is_file()
+        assert weights(tmp_path / name) == weights(folder / name)
+        assert (tmp_path / name / "report.html").is_file()
+    assert len({weights(folder / name) for name in said}) == 3
 
 
 def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, tmp_path):
+    from components.language_models.base_models import base_model_digest
     from components.language_models.model_directory import merge_adapter
 
     merge_adapter(stages["egpo_rl"] / "model", tmp_path / "egpo_rl" / "model", "float32")
@@ -136,7 +143,7 @@ def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, t
     for name in ("base", "sft_warmup", "egpo_rl"):
         assert turns(tmp_path / "bfcl_eval" / name) == turns(done[0] / name)
     model = json.loads((tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").read_text())["model"]
-    assert len(model["weights_sha256"]) == 64 and "adapter_sha256" not in model
+    assert model["weights_sha256"] == base_model_digest(tmp_path / "egpo_rl" / "model")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])

@@ -14,6 +14,7 @@ from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
 from components.language_models.model_directory import load_for_inference, merge_adapter, read_card
 from components.services.errors import InputError, WorkError
+from components.services.files import sha256_of_file
 from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
@@ -70,7 +71,8 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
     assert trained.model.active_adapter == "default"
     card = read_card(outputs.folder / "model")
     assert (card.stage, card.config["seed"]) == ("egpo_rl", 0)
-    assert {"records", "model", "adapter"} <= card.parents.keys()
+    assert card.parents["records"] == sha256_of_file(inputs["records"] / "qualified.jsonl.gz")
+    assert {"records", "model", "adapter"} == card.parents.keys()
     rows = [json.loads(line) for line in (outputs.folder / "samples.jsonl").read_text().splitlines()]
     assert {row["of"] for row in rows} == {"held out, before", "training", "held out, after"}
     page = (outputs.folder / "report.html").read_text()
