@@ -14,15 +14,13 @@ from __future__ import annotations
 import json
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from components.services.errors import CallforgeError, InputError
+from components.services.web import NoAnswerError, ask, without_login
 from components.settings import RunSettings
 
 RUN_TAG = "callforge.run_id"
@@ -34,7 +32,6 @@ BATCH_METRICS, BATCH_PARAMETERS, BATCH_TAGS = 1000, 100, 100  # limits of one lo
 FLUSH_METRICS, FLUSH_SECONDS = 500, 5.0
 LONGEST_PAUSE = 120.0  # seconds between two tries to reach a server that went away
 LAST_TRIES = 4
-HEALTH_TIMEOUT = 10.0
 # mlflow itself would try for minutes; here a try is short and what it carries is kept for the next one.
 _MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -255,25 +252,20 @@ def check_server(uri: str) -> None:
     Raises:
         InputError: nobody answers at `uri`, or it is no http(s) address.
     """
-    parts = urlsplit(uri)
-    if parts.scheme not in ("http", "https") or not parts.netloc:
+    if not uri.startswith(("http://", "https://")):
         raise InputError(
             f"MLFLOW_TRACKING_URI: {server_name(uri)!r} is no http(s) address; set it to "
             f"http(s)://host:port, or unset it"
         )
     try:
-        urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=HEALTH_TIMEOUT).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise InputError(
-                f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is ill (HTTP {error.code}); see its log"
-            ) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
+        status = ask(f"{uri.rstrip('/')}/health", token=os.environ.get("MLFLOW_TRACKING_TOKEN", "")).status
+    except NoAnswerError as error:
         raise InputError(
-            f"MLFLOW_TRACKING_URI: no MLflow server answers at {server_name(uri)} ({reason}); start it, correct the "
-            f"address, or unset the variable to do without"
+            f"MLFLOW_TRACKING_URI: no MLflow server answers at {server_name(uri)} ({error}); start it, correct the "
+            f"address (or MLFLOW_TRACKING_TOKEN), or unset the variable to do without"
         ) from None
+    if status >= 500:
+        raise InputError(f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is ill (HTTP {status}); see its log")
 
 
 def check_access() -> None:
@@ -344,8 +336,7 @@ def tracking_uri() -> str:
 
 def server_name(uri: str = "") -> str:
     """The address of the server, without a user and password that somebody may have written into it."""
-    parts = urlsplit(uri or tracking_uri())
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return without_login(uri or tracking_uri())
 
 
 def page(path: str) -> str:
@@ -354,5 +345,5 @@ def page(path: str) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """What an error says, in short; mlflow's quote the address of the server as it was given."""
+    return without_login((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
+import base64
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from components.services import tracking
 from components.services.errors import InputError
 from components.settings import RunSettings
+from tests.unit.small_servers import http_server, ssh_server
+
+BASIC = f"Basic {base64.b64encode(b'user:private').decode()}"
 
 
 def test_without_a_server_everything_is_accepted_and_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,7 +34,11 @@ def test_without_a_server_everything_is_accepted_and_nothing_happens(monkeypatch
     [
         ("http://127.0.0.1:9", "no MLflow server answers at http://127.0.0.1:9 .*unset the variable"),
         ("http://user:private@127.0.0.1:9", "no MLflow server answers at http://127.0.0.1:9 "),
+        ("https://user:private@mlflow.example.invalid", "no MLflow server answers at https://mlflow.example.invalid "),
+        ("https://user:private/x@mlflow.example", r"no MLflow server answers at https://mlflow.example \(.*%2F"),
+        ("http://[private@mlflow.example", "no MLflow server answers at http://mlflow.example "),
         ("127.0.0.1:5000", "is no http"),
+        ("user:private@127.0.0.1:5000", "'127.0.0.1:5000' is no http"),
         ("sqlite:///mlflow.db", "is no http"),
         ("ftp://user:private@host", "'ftp://host' is no http"),
     ],
@@ -47,44 +52,50 @@ def test_a_server_that_cannot_be_is_named_at_once(uri: str, said: str, monkeypat
     assert time.monotonic() - started < 10
 
 
-@contextmanager
-def _server(status: int) -> Iterator[str]:
-    """The address of a server that gives every request the same answer."""
+def test_what_is_no_mlflow_server_is_named_at_once() -> None:
+    with ssh_server() as uri, pytest.raises(InputError, match=f"no MLflow server answers at {uri} .*HTTP"):
+        tracking.check_server(uri)
 
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
 
-        do_POST = do_GET
+def test_a_login_in_the_address_is_used_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As mlflow does with it; that one's errors quote the address."""
+    with http_server(lambda path, login: 200 if login == BASIC and path == "/health" else 401) as server:
+        address = f"http://user:private@127.0.0.1:{server.port}"
+        tracking.check_server(address)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(InputError, match=f"{server.url} refused") as refused:
+            tracking.check_access()
+    failure = MlflowException(f"API request to {address}/api failed with exception x")
+    for text in (str(refused.value), str(tracking.refusal(failure)), tracking.server_name(), tracking.page("models")):
+        assert "private" not in text and "user" not in text.replace("MLFLOW_TRACKING_USERNAME", "")
+    assert {login for _, login in server.asked} == {BASIC}
 
-        def log_message(self, *_: object) -> None:
-            pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def test_a_token_with_a_line_break_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "private\n")
+    with http_server() as server, pytest.raises(InputError, match=r"line break.*MLFLOW_TRACKING_TOKEN") as error:
+        tracking.check_server(server.url)
+    assert "private" not in str(error.value)
 
 
 @pytest.mark.parametrize("status", [200, 401, 404])
 def test_any_answer_is_a_sign_of_life(status: int) -> None:
-    with _server(status) as uri:
-        tracking.check_server(uri)
+    with http_server(status) as server:
+        tracking.check_server(server.url)
 
 
 def test_a_server_that_fails_is_named() -> None:
-    with _server(502) as uri, pytest.raises(InputError, match=r"is ill \(HTTP 502\)"):
-        tracking.check_server(uri)
+    with http_server(502) as server, pytest.raises(InputError, match=r"is ill \(HTTP 502\)"):
+        tracking.check_server(server.url)
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_server_that_wants_a_login_is_named_at_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with _server(status) as uri:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with http_server(status) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
         started = time.monotonic()
         with (
-            pytest.raises(InputError, match=f"{uri} refused.*{status}.*check MLFLOW_TRACKING_TOKEN"),
+            pytest.raises(InputError, match=f"{server.url} refused.*{status}.*check MLFLOW_TRACKING_TOKEN"),
             tracking.open_tracker(RunSettings(), "stage"),
         ):
             pass

@@ -1,0 +1,71 @@
+"""One short question to an http(s) server, for checks: is it there, does it let us in, what does it say?
+
+No patience: who asks wants to know now. Nothing of a user and password in an address, or of a token, gets into an
+error. The conversations themselves are led by the services' own clients.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import re
+import urllib.request
+from typing import Any, NamedTuple
+from urllib.parse import unquote, urlsplit
+
+TIMEOUT = 10.0
+LONGEST_ANSWER = 2**20
+
+
+class Answer(NamedTuple):
+    """What a server said; a refusal is an answer too."""
+
+    status: int
+    reason: str
+    body: bytes
+
+
+class NoAnswerError(Exception):
+    """Nobody answers who speaks HTTP; the text says why."""
+
+
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """Raises for no status, and follows no redirect: the login is for this server alone."""
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+def ask(url: str, *, method: str = "GET", token: str = "") -> Answer:
+    """Send one request; a user and password in `url` go as a Basic header, else `token` as a Bearer one.
+
+    Raises:
+        NoAnswerError: nobody answers at `url`, or it is no http(s) address.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise NoAnswerError("an http(s) address is wanted")
+    if not (token.isascii() and token.isprintable()):
+        raise NoAnswerError("the token has a line break, or another character that no header may carry")
+    try:
+        parts = urlsplit(url)
+        login, _, host = parts.netloc.rpartition("@")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        if login:
+            headers["Authorization"] = f"Basic {base64.b64encode(unquote(login).encode()).decode()}"
+        bare = parts._replace(netloc=host).geturl()
+        request = urllib.request.Request(bare, headers=headers, method=method)  # noqa: S310  # scheme checked
+        with urllib.request.build_opener(_AsItIs).open(request, timeout=TIMEOUT) as answer:
+            return Answer(answer.status, answer.reason, answer.read(LONGEST_ANSWER))
+    except OSError as error:
+        raise NoAnswerError(str(getattr(error, "reason", error))) from None
+    except (ValueError, http.client.InvalidURL):  # their texts quote the address, password and all
+        raise NoAnswerError("this is no valid address; in a password, %2F stands for / and %40 for @") from None
+    except http.client.HTTPException:
+        raise NoAnswerError("what answers there does not speak HTTP") from None
+
+
+def without_login(text: str) -> str:
+    """`text`, an address or a sentence with some in it, without the user and password of any address."""
+    return re.sub(r"(^|//)(?!\w+://)\S*@", r"\1", text)  # to the last @: a / in a password ends it for urlsplit
