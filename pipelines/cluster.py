@@ -11,8 +11,6 @@ import json
 import logging
 import os
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +18,12 @@ from typing import Any
 
 from components.preflight.checks import PARAMETERS
 from components.services.errors import CallforgeError, InputError, WorkError
+from components.services.web import NoAnswerError, ask, without_login
 from components.settings import AUTO, resolve_settings
 from pipelines.compiled_files import COMPILED, compiled_path
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
 
 TOKEN = "KFP_TOKEN"  # noqa: S105  # the name of a variable
-TIMEOUT = 10.0
 POLL_SECONDS = 10.0
 LONGEST_SILENCE = 600.0  # an API server may restart while a long run goes on
 ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
@@ -160,7 +158,7 @@ def _overrides(text: str) -> dict[str, Any]:
 @contextmanager
 def _client(endpoint: str) -> Iterator[Any]:
     """A client of the Pipelines API; what it raises becomes one paragraph."""
-    _check_api(endpoint)
+    check_api(endpoint)
     import kfp
 
     silence = logging.NullHandler()  # the client logs tracebacks of what it then raises
@@ -175,18 +173,22 @@ def _client(endpoint: str) -> Iterator[Any]:
         logging.getLogger().removeHandler(silence)
 
 
-def _check_api(endpoint: str) -> None:
-    """Somebody answers: the client itself would try for half a minute."""
+def check_api(endpoint: str) -> None:
+    """Somebody answers: the client itself would try for half a minute.
+
+    Raises:
+        InputError: nobody does, or we are not let in.
+    """
+    if endpoint != without_login(endpoint):  # the client would leave it out, and the run's address would show it
+        raise _refusal(without_login(endpoint), "a user and password in the address are not used", 401)
     if not endpoint.startswith(("http://", "https://")):
         raise InputError(f"endpoint {endpoint!r}: an http(s) address of the Kubeflow Pipelines API is wanted")
-    headers = {"Authorization": f"Bearer {os.environ[TOKEN]}"} if os.environ.get(TOKEN) else {}
-    request = urllib.request.Request(f"{endpoint.rstrip('/')}/apis/v2beta1/healthz", headers=headers)  # noqa: S310
     try:
-        urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310  # scheme checked
-    except urllib.error.HTTPError as error:
-        raise _refusal(endpoint, f"it answers {error.code} {error.reason}", error.code) from None
-    except (OSError, ValueError) as error:
-        raise _refusal(endpoint, f"nobody answers ({getattr(error, 'reason', error)})", None) from None
+        answer = ask(f"{endpoint.rstrip('/')}/apis/v2beta1/healthz", token=os.environ.get(TOKEN, ""))
+    except NoAnswerError as error:
+        raise _refusal(endpoint, f"nobody answers ({error})", None) from None
+    if answer.status >= 400:
+        raise _refusal(endpoint, f"it answers {answer.status} {answer.reason}", answer.status)
 
 
 def _refusal(endpoint: str, reason: str, status: int | None) -> InputError:

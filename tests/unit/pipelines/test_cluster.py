@@ -18,6 +18,7 @@ import pytest
 from components.services.errors import InputError, WorkError
 from pipelines import cluster
 from pipelines.compiled_files import COMPILED
+from tests.unit.small_servers import http_server, ssh_server
 
 
 class FakePipelinesApi(ThreadingHTTPServer):
@@ -179,3 +180,20 @@ def test_an_api_that_refuses_is_named_with_the_mend(api):
     api.status = 401
     with pytest.raises(InputError, match="KFP_TOKEN"):
         list(cluster.upload_pipelines(api.address))
+
+
+def test_what_is_no_api_is_named():
+    with ssh_server() as address, pytest.raises(InputError, match=f"endpoint {address}: nobody answers .*HTTP"):
+        list(cluster.upload_pipelines(address))
+    with http_server(503) as server, pytest.raises(InputError, match=r"it answers 503.*ml-pipeline"):
+        list(cluster.upload_pipelines(server.url))
+
+
+def test_no_login_is_told(monkeypatch):
+    """One in the address, which kfp.Client would leave out; a token with a line break, which http.client quotes."""
+    with pytest.raises(InputError, match=r"endpoint https://kubeflow\.example: .*KFP_TOKEN") as login:
+        list(cluster.upload_pipelines("https://user:private@kubeflow.example"))
+    monkeypatch.setenv("KFP_TOKEN", "private\n")
+    with pytest.raises(InputError, match="the token has a line break") as token:
+        list(cluster.upload_pipelines("http://127.0.0.1:9"))
+    assert "private" not in str(login.value) + str(token.value)
