@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +15,8 @@ from components.services.errors import CallforgeError
 from components.services.storage import check_bucket, endpoint
 from components.services.tracking import check_server, server_name, tracking_uri
 from components.settings import ARTIFACT_ROOT_VARIABLE
+from pipelines.cluster import check_api
+from pipelines.embedded import S3_ADDRESSES
 
 PACKAGES = {
     "torch": "training", "transformers": "training", "peft": "training", "accelerate": "training",
@@ -58,7 +58,7 @@ def examine() -> Iterator[Finding]:
 
 def _storage() -> Finding:
     root = os.environ.get(ARTIFACT_ROOT_VARIABLE, "")
-    if not (os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("MLFLOW_S3_ENDPOINT_URL") or root):
+    if not (root or any(map(os.environ.get, S3_ADDRESSES))):
         return Finding("S3", True, "none named (AWS_ENDPOINT_URL_S3): `callforge run` starts its own")
     if not root:
         return Finding(
@@ -88,9 +88,9 @@ def _kubeflow() -> Finding:
     if not address:
         return Finding("Kubeflow", True, "none named (KFP_ENDPOINT): needed for `callforge upload` and `submit` alone")
     try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/apis/v2beta1/healthz", timeout=10).close()  # noqa: S310
-    except (OSError, ValueError, urllib.error.URLError) as error:
-        return Finding("Kubeflow", False, f"{address}: the Pipelines API does not answer ({error}); check KFP_ENDPOINT")
+        check_api(address)
+    except CallforgeError as error:
+        return Finding("Kubeflow", False, f"KFP_ENDPOINT: {error}")
     return Finding("Kubeflow", True, f"{address} answers")
 
 
