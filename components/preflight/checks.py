@@ -27,7 +27,15 @@ from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
 from components.services.tracking import check_access, tracking_uri
-from components.settings import ARTIFACT_ROOT_VARIABLE, AUTO, Settings, resolve_settings
+from components.services.web import NoAnswerError, ask, without_login
+from components.settings import (
+    ARTIFACT_ROOT_VARIABLE,
+    AUTO,
+    EgpoRlSettings,
+    Settings,
+    SftWarmupSettings,
+    resolve_settings,
+)
 
 STAGE = "preflight"
 STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
@@ -147,7 +155,8 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
     if "sft_warmup" in stages:
         yield partial(_check_base_model, settings.sft_warmup.base_model, here)
     if "egpo_rl" in stages:
-        yield partial(_check_sampler, settings, here)
+        # A lone stage takes base model and adapter from its input, and compares them with the servers itself.
+        yield partial(_check_sampler, settings.egpo_rl, settings.sft_warmup if "sft_warmup" in stages else None, here)
         yield partial(_check_budget, settings)
     if "model_registration" in stages:
         yield partial(_check_registration, settings)
@@ -238,9 +247,8 @@ def _check_hub(name: str, reference: str) -> None:
         raise InputError(f"{name}: {reference}: the hub does not give it ({error}); {mend}, or set HF_TOKEN") from None
 
 
-def _check_sampler(settings: Settings, here: bool) -> None:
-    """vLLM is there: as a package in a local run, as a server of the base model where one is named; and can follow."""
-    egpo, adapter = settings.egpo_rl, settings.sft_warmup.adapter
+def _check_sampler(egpo: EgpoRlSettings, warmup: SftWarmupSettings | None, here: bool) -> None:
+    """vLLM is there, as a package in a local run or as the servers named, and can follow what `warmup` makes."""
     if egpo.sampler != "transformers" and egpo.trained_weights == "all":
         raise InputError(
             f"egpo_rl.sampler: {egpo.sampler} takes adapters alone, and egpo_rl.trained_weights=all trains all "
@@ -248,8 +256,9 @@ def _check_sampler(settings: Settings, here: bool) -> None:
         )
     if egpo.sampler == "vllm" and here and find_spec("vllm") is None:
         raise InputError("egpo_rl.sampler: vllm is not installed here; set egpo_rl.sampler=transformers, or install it")
-    if egpo.sampler != "transformers" and adapter.rank not in RANKS:
-        raise InputError(f"sft_warmup.adapter.rank: vLLM serves {', '.join(map(str, RANKS))}, not {adapter.rank}")
+    if egpo.sampler != "transformers" and warmup and warmup.adapter.rank not in RANKS:
+        ranks = ", ".join(map(str, RANKS))
+        raise InputError(f"sft_warmup.adapter.rank: vLLM serves {ranks}, not {warmup.adapter.rank}")
     if egpo.sampler != "vllm_server":
         if egpo.sampler_urls:
             raise InputError(f"egpo_rl.sampler_urls: they have no effect with sampler={egpo.sampler}; set vllm_server")
@@ -258,15 +267,21 @@ def _check_sampler(settings: Settings, here: bool) -> None:
         raise InputError("egpo_rl.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
     longest = egpo.max_prompt_tokens + egpo.max_new_tokens
     for url in egpo.sampler_urls:
-        if not url.startswith(("http://", "https://")):
-            raise InputError(f"egpo_rl.sampler_urls: {url}: an http(s) address is wanted")
+        if url != without_login(url) or not url.startswith(("http://", "https://")):
+            raise InputError(
+                f"egpo_rl.sampler_urls: {without_login(url)}: an http(s) address is wanted, without user and password"
+            )
         try:
-            with urllib.request.urlopen(url.rstrip("/") + MODELS, timeout=TIMEOUT) as answer:  # noqa: S310  # scheme checked
-                models = json.load(answer)
-        except (OSError, urllib.error.URLError, ValueError) as error:
+            answer = ask(url.rstrip("/") + MODELS)
+            if answer.status != 200:
+                raise NoAnswerError(f"HTTP {answer.status}")
+            models = json.loads(answer.body)
+        except (NoAnswerError, ValueError) as error:
             raise InputError(f"egpo_rl.sampler_urls: {url}: no vLLM server answers there ({error})") from None
+        if warmup is None:
+            continue
         try:
-            context = find_base_model(url, models, settings.sft_warmup.base_model)["max_model_len"]
+            context = find_base_model(url, models, warmup.base_model)["max_model_len"]
         except InputError as error:
             raise InputError(f"egpo_rl.{error}") from None
         if longest > context:

