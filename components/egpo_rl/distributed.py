@@ -1,7 +1,7 @@
 """The processes of one run: replicas that split the prompts, and one all-reduce of the gradients.
 
 Started by torchrun, by `with_followers` (one process per GPU of this machine), or alone. Each process holds the whole
-model; only the gradients of what is trained travel (132 MB for Qwen3-4B's adapter at rank 16), in one flat buffer.
+model; only the gradients of what is trained travel (132 MB for Qwen3-4B's adapter at rank 16, in one flat buffer).
 Splitting the model over the processes is sharding.py's.
 """
 
@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -26,6 +26,7 @@ from components.language_models.model_directory import default_device
 
 Item = TypeVar("Item")
 GRACE_SECONDS = 30.0
+BUCKET = 2**26  # gradients that are added up at a time: 256 MB, an adapter at once and a whole model in small copies
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,27 @@ class World:
         replicas = [item for item in parameters if not is_sharded(item)]
         if self.size == 1 or not replicas:
             return
-        grads = [torch.zeros_like(item) if item.grad is None else item.grad for item in replicas]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
-        dist.all_reduce(flat)
-        for item, total in zip(replicas, flat.split([grad.numel() for grad in grads]), strict=True):
-            item.grad = total.view_as(item).clone()
+        for item in replicas:
+            if item.grad is None:
+                item.grad = torch.zeros_like(item)
+        for bucket in _buckets([item.grad for item in replicas]):
+            flat = torch.cat(bucket)
+            dist.all_reduce(flat)
+            for part, total in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
+                part.copy_(total)
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """The numbers of `tensors` as flat views of their memory, at most BUCKET together; a large tensor is cut."""
+    bucket: list[Tensor] = []
+    size = 0
+    for part in (part for tensor in tensors for part in tensor.view(-1).split(BUCKET)):
+        if size + part.numel() > BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(part)
+        size += part.numel()
+    yield bucket
 
 
 @contextmanager

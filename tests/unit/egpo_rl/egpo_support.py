@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import torch
 from safetensors.torch import save_file
@@ -101,6 +102,25 @@ def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, envi
         if world.leads:
             figures_of_all = {"loss": torch.tensor(loss), "norm": norm}
             save_file(summed | figures_of_all, file, {"figures": json.dumps(figures)})
+
+
+def sum_numbered_gradients(sizes: list[int], bucket: int, file: Path, environment: dict[str, str]) -> None:
+    """Gradients of rank + place in every number, none at the last place of rank 1; the leader saves their sums."""
+    os.environ.update(environment)
+    distributed.BUCKET = bucket
+    with open_world() as world:
+        parameters = [torch.nn.Parameter(torch.zeros(size)) for size in sizes]
+        for place, parameter in enumerate(parameters):
+            parameter.grad = torch.full_like(parameter, float(world.rank + place))
+        if not world.leads:
+            parameters[-1].grad = None
+        world.sum_gradients(parameters[:1])  # connects
+        before = getrusage(RUSAGE_SELF).ru_maxrss
+        world.sum_gradients(parameters[1:])
+        grown = 1024.0 * (getrusage(RUSAGE_SELF).ru_maxrss - before)
+        if world.leads:
+            sums = {str(place): parameter.grad for place, parameter in enumerate(parameters)}
+            save_file(sums | {"grown": torch.tensor(grown)}, file)
 
 
 def shake(model, seed: int = 1) -> None:

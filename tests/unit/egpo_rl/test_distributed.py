@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 
 from components.egpo_rl import follower, train
 from components.services.errors import WorkError
@@ -19,6 +20,7 @@ from tests.unit.egpo_rl.egpo_support import (
     process_group,
     relative_difference,
     run_stage,
+    sum_numbered_gradients,
     wait_for_step,
     write_gradients,
 )
@@ -76,6 +78,21 @@ def test_gradients_are_those_of_one_process(children, tiny_model, make_groups, t
     torch.testing.assert_close(two.pop("loss"), one.pop("loss"), rtol=1e-5, atol=1e-7)
     assert relative_difference(two, one) < 1e-5
     assert two_figures == pytest.approx(one_figures, rel=1e-4)
+
+
+def test_gradients_are_added_up_in_place_a_bucket_at_a_time(children, tmp_path):
+    sizes = [1, 1000, 300_000, 10_000_000, *[1_000_000] * 10, 7]  # of 80 MB
+    together(
+        children,
+        sum_numbered_gradients,
+        lambda rank, environment: (sizes, 100_000, tmp_path / "sums", environment),
+    )
+    sums = load_file(tmp_path / "sums")
+    assert sums.pop("grown") < 20e6, "a second copy of all would take 80 MB"
+    last = len(sizes) - 1
+    for place, size in enumerate(sizes):
+        expected = last if place == last else 2 * place + 1
+        assert torch.equal(sums[str(place)], torch.full((size,), float(expected)))
 
 
 def test_a_run_starts_its_other_processes_itself(children, inputs, tmp_path):
