@@ -27,7 +27,7 @@ from components.services.progress import track
 from components.services.storage import download_folder, is_remote
 
 PACKAGE = "package://"
-HUB_ID = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")
+HUB_ID = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w.-]+)?)(@(?P<revision>[\w./-]+))?")  # "." begins a path
 PATTERNS = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.model", "*.jinja", "*.txt"]
 
 
@@ -50,12 +50,17 @@ def resolve_base_model(reference: str) -> Path:
     if (path := expand_home(reference)).is_dir():
         return _check(path.resolve(), reference)
     found = HUB_ID.fullmatch(reference)
-    if found is None or reference.startswith((".", "/", "~")):
+    if found is None:
         raise InputError(
             f"base model {reference}: there is no such directory. Allowed are a model directory, a hub id (org/name or "
             "org/name@revision), s3://bucket/prefix, or package://NAME"
         )
     return _check(_from_hub(found["name"], found["revision"]), reference)
+
+
+def hub_is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE keeps the hub client to its cache."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "on", "yes")
 
 
 def base_model_digest(path: Path) -> str:
@@ -164,8 +169,8 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
     except Exception as error:  # the hub client raises OSError, ValueError and httpx errors alike
-        offline = os.environ.get("HF_HUB_OFFLINE", "") in ("1", "true", "TRUE", "ON", "on", "yes")
-        reason = "HF_HUB_OFFLINE is set and it is not in the local hub cache" if offline else _first_line(error)
+        unasked = "HF_HUB_OFFLINE is set and it is not in the local hub cache"
+        reason = unasked if hub_is_offline() else _first_line(error)
         raise InputError(
             f"base model {name}: no such directory here, and the hub gave no such model: {reason}. Check the name, the "
             "network (HF_ENDPOINT) and HF_TOKEN, or name a model directory or an s3:// URI"

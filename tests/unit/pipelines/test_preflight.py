@@ -14,7 +14,7 @@ from components.preflight.checks import problems, run
 from components.services.local_run import RUN_FOLDER
 from components.settings import Settings, resolve_settings
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
-from tests.unit.small_servers import http_server, ssh_server
+from tests.unit.small_servers import HttpServer, http_server, ssh_server
 
 
 @pytest.fixture(autouse=True)
@@ -101,9 +101,76 @@ def test_base_models_that_are_not_there(local, monkeypatch, reference, words):
         assert word in found
 
 
-def test_what_only_a_later_node_knows_is_not_asked_on_a_cluster(monkeypatch):
+@pytest.mark.parametrize("reference", ["/models/only-there", "~/model", "./model", "package://only_there"])
+def test_what_only_a_later_node_knows_is_not_asked_on_a_cluster(reference):
+    assert problems(settings(sft_warmup__base_model=reference, egpo_rl__sampler="vllm"), here=False) == []
+
+
+def test_a_model_below_the_home_is_found(tiny_model, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_model.parent))
+    assert problems(settings(sft_warmup__base_model=f"~/{tiny_model.name}"), ("sft_warmup",), here=True) == []
+
+
+HUB = {
+    "/org/open/resolve/main/config.json": 200,
+    "/org/open/resolve/refs%2Fpr%2F1/config.json": 200,
+    "/org/renamed/resolve/main/config.json": 307,
+    "/org/ill/resolve/main/config.json": 503,
+}
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[HttpServer]:
+    """A hub with a few models; of `org/gated`, only the token `right` gets something."""
+
+    def status(path: str, login: str | None) -> int:
+        return (200 if login == "Bearer right" else 403) if path.startswith("/org/gated/") else HUB.get(path, 404)
+
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    assert problems(settings(sft_warmup__base_model="Qwen/Qwen3-0.6B", egpo_rl__sampler="vllm"), here=False) == []
+    with http_server(status) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "on a cluster"])
+@pytest.mark.parametrize("reference", ["org/open", "org/open@refs/pr/1", "org/renamed", "org/gated"])
+def test_a_model_that_the_hub_gives_is_fine(hub, monkeypatch, reference, here):
+    monkeypatch.setenv("HF_TOKEN", "right\n")
+    assert problems(settings(sft_warmup__base_model=reference), ("sft_warmup",), here=here) == []
+    assert [path.split()[0] for path, _ in hub.asked] == ["HEAD"]
+
+
+@pytest.mark.parametrize("here", [True, False], ids=["here", "on a cluster"])
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("org/opem", ["(HTTP 404)", "check the name", "HF_TOKEN"]),
+        ("org/open@no-such-revision", ["(HTTP 404)", "revision"]),
+        ("org/gated", ["(HTTP 403)", "HF_TOKEN", "terms"]),
+        ("org/ill", ["(HTTP 503)", "try again"]),
+        ("a b", ["no such directory", "hub id"]),
+        ("models/a/b", ["no such directory", "hub id"]),
+    ],
+)
+def test_a_model_that_the_hub_does_not_give_is_told_before_a_gpu_is_asked_for(hub, monkeypatch, reference, words, here):
+    monkeypatch.setenv("HF_TOKEN", "private")
+    (found,) = problems(settings(sft_warmup__base_model=reference), ("sft_warmup",), here=here)
+    for word in [f"sft_warmup.base_model: {reference}", *words, *([hub.url] if "HTTP" in words[0] else [])]:
+        assert word in found
+    assert "private" not in found
+
+
+def test_a_hub_that_cannot_be_asked_is_told(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    given = settings(sft_warmup__base_model="org/name")
+    with ssh_server() as ssh:
+        for endpoint in ("http://user:private@127.0.0.1:9", ssh, "hub.example"):
+            monkeypatch.setenv("HF_ENDPOINT", endpoint)
+            (found,) = problems(given, ("sft_warmup",), here=False)
+            assert "does not answer" in found and "HF_ENDPOINT" in found and "HF_HUB_OFFLINE=1" in found
+            assert "private" not in found
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert problems(given, ("sft_warmup",), here=False) == [], "the image of a later step may hold it"
 
 
 def test_servers_are_asked(server, monkeypatch):
@@ -173,10 +240,6 @@ def test_an_evaluation_is_checked_for_what_it_needs_alone(capsys):
         run("{}", {"data": "nowhere.jsonl", "base_model": "package://nothing"}, "{}", "models/mine")
     told = capsys.readouterr().out
     assert "model: models/mine: s3://" in told and "nowhere" not in told and "nothing" not in told
-
-
-def test_a_model_path_of_another_image_is_not_looked_for_here():
-    assert problems(settings(sft_warmup__base_model="/models/only-there"), ("sft_warmup",), here=False) == []
 
 
 def test_settings_that_contradict_each_other(local):
