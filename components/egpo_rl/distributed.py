@@ -15,6 +15,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -26,6 +27,10 @@ from components.language_models.model_directory import default_device
 
 Item = TypeVar("Item")
 GRACE_SECONDS = 30.0
+# How long processes wait for one another. The leader may be away for hours: it alone asks the servers, each request of
+# ten minutes up to seven times, writes and fetches checkpoints, and waits for S3. One that died is noticed otherwise,
+# by `with_followers` or torchrun.
+PATIENCE = timedelta(days=1)
 BUCKET = 2**26  # gradients that are added up at a time: 256 MB, an adapter at once and a whole model in small copies
 
 
@@ -163,7 +168,7 @@ def open_world() -> Iterator[World]:
     if size == 1:
         yield World(device=device)
         return
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
     try:
         yield World(dist.get_rank(), size, device)
     finally:

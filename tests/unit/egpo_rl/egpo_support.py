@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+from datetime import timedelta
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
@@ -121,6 +122,17 @@ def sum_numbered_gradients(sizes: list[int], bucket: int, file: Path, environmen
         if world.leads:
             sums = {str(place): parameter.grad for place, parameter in enumerate(parameters)}
             save_file(sums | {"grown": torch.tensor(grown)}, file)
+
+
+def meet_late(seconds: float, patience: timedelta, environment: dict[str, str]) -> None:
+    """The leader is away for a while; the others wait."""
+    os.environ.update(environment)
+    distributed.PATIENCE = patience
+    with open_world() as world:
+        world.from_leader(None)
+        if world.leads:
+            time.sleep(seconds)
+        world.from_leader(None)
 
 
 def shake(model, seed: int = 1) -> None:

@@ -6,17 +6,20 @@ import json
 import os
 import signal
 import sys
+from datetime import timedelta
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from components.egpo_rl import follower, train
+from components.egpo_rl import distributed, follower, train
+from components.language_models.samplers import vllm_server
 from components.services.errors import WorkError
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     lead_with,
+    meet_late,
     process_group,
     relative_difference,
     run_stage,
@@ -93,6 +96,17 @@ def test_gradients_are_added_up_in_place_a_bucket_at_a_time(children, tmp_path):
     for place, size in enumerate(sizes):
         expected = last if place == last else 2 * place + 1
         assert torch.equal(sums[str(place)], torch.full((size,), float(expected)))
+
+
+def test_the_leader_may_be_away_for_as_long_as_servers_take(children):
+    asked = (len(vllm_server.PAUSES) + 1) * vllm_server.TIMEOUT + sum(vllm_server.PAUSES)
+    assert distributed.PATIENCE.total_seconds() > 5 * asked, "a rollout, its adapter again, the rollout, and a reserve"
+
+    def codes(patience):
+        return end(begin(children, meet_late, lambda rank, environment: (2.0, patience, environment)))
+
+    assert codes(distributed.PATIENCE) == [0, 0]
+    assert codes(timedelta(seconds=1))[1] != 0, "nobody waits for longer than PATIENCE"
 
 
 def test_a_run_starts_its_other_processes_itself(children, inputs, tmp_path):
