@@ -9,7 +9,6 @@ ones are not read.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,7 +21,7 @@ from components.function_calls.prompt import Prompt, build_prompt
 from components.function_calls.record import Message, Tool
 from components.function_calls.tool_schema import normalise_tool
 from components.services.errors import InputError
-from components.services.files import sha256_of_json
+from components.services.files import read_json_lines, sha256_of_json
 
 PREFIX = "BFCL_v4"
 # Category and its number of questions in BFCL v4: the weights of the live group, and a check of the data found.
@@ -132,6 +131,6 @@ def _package() -> Path:
 
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return read_json_lines(path)
     except (OSError, ValueError) as error:
         raise InputError(f"bfcl_eval: {path} cannot be read ({error}); {_INSTALL}") from None

@@ -42,7 +42,7 @@ def bfcl_questions(folder: Path) -> Iterator[tuple[str, list[str]]]:
     for path in sorted(folder.rglob("*.json")):
         if "possible_answer" in path.parts:
             continue
-        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
             if '"question"' not in line:
                 continue
             value = json.loads(line)

@@ -36,6 +36,7 @@ from components.language_models.shared_prefix import (
 )
 from components.language_models.tokens import thought_mask
 from components.services.errors import WorkError
+from components.services.files import read_json_lines
 from components.services.progress import track
 from components.services.stage import METRICS, Outputs
 from components.settings import EgpoRlSettings
@@ -233,8 +234,8 @@ class Training:
 
     def write_tables(self) -> None:
         """samples.jsonl as a table for MLflow, and the pass rates by record id."""
-        lines = (self.outputs.folder / SAMPLES).read_text("utf-8").splitlines()
-        self.outputs.tracker.log_table([json.loads(line) for line in lines[-TABLE_ROWS:]], "egpo_rl_samples")
+        rows = read_json_lines(self.outputs.folder / SAMPLES)
+        self.outputs.tracker.log_table(rows[-TABLE_ROWS:], "egpo_rl_samples")
         rates = {
             self.order.records[index].id: {"visits": rate.visits, "last": rate.last}
             for index, rate in sorted((self.place.pass_rates or {}).items())

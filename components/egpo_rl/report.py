@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.services.files import read_json_lines
 from components.services.report import Examples, Lines, Section, Table, Text, write_report
 from components.services.stage import METRICS
 from components.settings import EgpoRlSettings
@@ -96,4 +97,4 @@ def _examples(path: Path) -> list[tuple[str, dict[str, str]]]:
 
 def _rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; none where it was never written."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return read_json_lines(path) if path.exists() else []

@@ -41,6 +41,16 @@ def write_json(path: Path, value: Any) -> None:
         file.write("\n")
 
 
+def read_json_lines(path: Path) -> list[Any]:
+    """The values of a JSONL file. Only a newline ends a line: str.splitlines would cut texts at U+2028 and the like.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or a line is no JSON.
+    """
+    with path.open(encoding="utf-8", newline="\n") as file:
+        return [json.loads(line) for line in file if line.strip()]
+
+
 def sha256_of_file(path: Path) -> str:
     """Hex sha256 of a file's bytes, read in constant memory."""
     with path.open("rb") as file:

@@ -27,7 +27,7 @@ from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import base_model_digest, resolve_base_model
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
 from components.services.errors import WorkError
-from components.services.files import sha256_of_file, write_json
+from components.services.files import read_json_lines, sha256_of_file, write_json
 from components.services.progress import Track, track
 from components.services.report import Lines, Section, Table, Text, write_report
 from components.services.stage import METRICS, Outputs
@@ -201,7 +201,7 @@ def _held_out_losses(model: Any, held_out: list[Example], config: SftWarmupSetti
 
 
 def _curves(path: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+    return read_json_lines(path) if path.exists() else []
 
 
 def _report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from components.egpo_rl import loop, report, rewards, train
 from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
+from components.function_calls.record import Message
 from components.language_models.model_directory import load_for_inference, merge_adapter, read_card
 from components.services.errors import InputError, WorkError
 from components.services.files import sha256_of_file
 from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
-from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters
+from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters, stage_inputs
 
 
 @pytest.fixture
@@ -77,6 +79,14 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
     assert {row["of"] for row in rows} == {"held out, before", "training", "held out, after"}
     page = (outputs.folder / "report.html").read_text()
     assert "Held-out prompts" in page and "Reward" in page and "wrong_value" in page
+
+
+def test_a_line_separator_in_a_question_ends_no_run(tmp_path, tiny_model, make_records, outputs, half_right, page):
+    records = [
+        replace(record, messages=(Message("user", f"one\u2028two\u0085 {record.id}"),)) for record in make_records(30)
+    ]
+    train.run(SMALL.model_copy(update={"steps": 1}), stage_inputs(tmp_path, tiny_model, records), outputs)
+    assert "one\u2028two\u0085" in (outputs.folder / "report.html").read_text()
 
 
 def test_a_bfloat16_base_trains_a_float32_adapter(inputs, outputs, half_right):
