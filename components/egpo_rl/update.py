@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from components.egpo_rl.algorithms import (
     clipped_surrogate,
@@ -96,9 +97,11 @@ def make_batch(
 
 
 def recompute_activations(model: Any) -> None:
-    """Keep each layer's input alone for the backward pass; transformers does it in training mode only."""
+    """Keep each layer's input alone for the backward pass."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True  # transformers looks at it; model.train() would switch dropout on as well
 
 
 class Learner:

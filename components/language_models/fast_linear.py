@@ -36,7 +36,7 @@ def fast_linears(model: nn.Module, *, merged: bool = False) -> Iterator[None]:
     Args:
         merged: add each adapter to a copy of its layer's weight first, in float32; then there is no gradient.
     """
-    recomputed = model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+    recomputed = any(getattr(module, "gradient_checkpointing", False) and module.training for module in model.modules())
     if recomputed or any(isinstance(module, FSDPModule) for module in model.modules()):
         yield
         return

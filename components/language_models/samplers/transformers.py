@@ -147,9 +147,10 @@ def _choose(logits: Tensor, draw: Tensor, temperature: float) -> tuple[Tensor, T
 @contextmanager
 def _evaluation(model: Any) -> Iterator[None]:
     """Evaluation mode inside the block (no gradient checkpointing, no dropout)."""
-    training = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module in training:
+            module.training = True

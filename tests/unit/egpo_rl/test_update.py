@@ -7,11 +7,13 @@ import signal
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from components.egpo_rl.algorithms import entropy_bonus, group_advantages
 from components.egpo_rl.distributed import World
 from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.update import Learner, TrainingGroup, make_batch, recompute_activations
+from components.language_models.model_directory import load_base
 from components.language_models.shared_prefix import score_groups, score_padded
 from components.settings import EgpoRlSettings
 from tests.unit.egpo_rl.egpo_support import gradients, relative_difference, shake
@@ -63,6 +65,17 @@ def test_recomputed_activations_give_the_same_gradient(policy, make_groups):
     assert policy[0].get_base_model().model.layers[0].gradient_checkpointing
     _, given, _ = learn(policy, groups)
     assert relative_difference(given, expected) < 1e-5
+
+
+def test_recomputed_activations_switch_no_dropout_on(tiny_model, make_groups):
+    model = load_base(tiny_model, "float32", "cpu").model.eval()
+    model = get_peft_model(model, LoraConfig(target_modules="all-linear", r=2, lora_dropout=0.9)).eval()
+    shake(model)
+    group = make_groups(REWARDS[:1])[0].tokens
+    (expected,) = score_padded(model, [group], 0.7, token_budget=16384)
+    recompute_activations(model)
+    (given,) = score_padded(model, [group], 0.7, token_budget=16384)
+    assert torch.equal(given.log_probability, expected.log_probability)
 
 
 @pytest.mark.parametrize("scope", ["thought", "completion", "token"])
