@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from components.services.errors import InputError
 
@@ -169,7 +177,7 @@ class EgpoRlSettings(Section):
     processes: int = Field(default=0, ge=0)
     """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
     shard_model: bool = False
-    """Split the model over the processes (fully_shard): slower, for what does not fit one GPU."""
+    """Split the model over the processes (fully_shard): slower, for training state that does not fit one GPU."""
     sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
     """What generates the rollouts; vLLM takes adapters alone, so `trained_weights=all` needs transformers."""
     sampler_urls: tuple[str, ...] = ()
@@ -188,6 +196,14 @@ class EgpoRlSettings(Section):
     """Stop after so many steps in a row whose gradients are not finite."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Order of the prompts, and of every rollout."""
+
+    @field_validator("bonus_form")
+    @classmethod
+    def _turns_no_sign(cls, form: str, info: ValidationInfo) -> str:
+        weight, cap = (info.data.get(name, 0.0) for name in ("bonus_weight", "bonus_cap"))
+        if form == "clipped" and weight >= cap > 0:
+            raise ValueError(f"bonus_weight {weight:g} must be below bonus_cap {cap:g}, or the bonus turns signs")
+        return form
 
 
 BfclCategory = Literal[

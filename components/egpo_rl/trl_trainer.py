@@ -16,15 +16,15 @@ class EGPOTrainer(GRPOTrainer):
 
     The entropy is the mean over a completion's `<think>...</think>`, nats per token, of the policy that sampled, at the
     sampling temperature. TRL has none when it makes advantages, so each generation costs one more pass without
-    gradients; callforge's own engine needs no such pass. Set `scale_rewards="group"` and `loss_type="grpo"` in the
-    GRPOConfig for the rest of the paper's loss.
+    gradients; callforge's own engine needs no such pass. GRPOConfig's own scale_rewards="group" and loss_type="dapo"
+    give the rest of callforge's loss.
 
     Args:
         bonus_weight: lambda; bonus_cap: alpha, above 1; bonus_form: see algorithms.entropy_bonus. All else is
             GRPOTrainer's.
 
     Raises:
-        ValueError: bonus_weight below 0, or bonus_cap not above 1 (the bonus could turn an advantage's sign).
+        ValueError: bonus_weight below 0, or a bonus that could turn an advantage's sign.
     """
 
     def __init__(
@@ -35,8 +35,11 @@ class EGPOTrainer(GRPOTrainer):
         bonus_form: BonusForm = "paper",
         **kwargs: Any,
     ) -> None:
-        if bonus_weight < 0 or bonus_cap <= 1:
-            raise ValueError(f"bonus_weight={bonus_weight} must not be below 0, bonus_cap={bonus_cap} must be above 1")
+        smallest_cap = bonus_weight if bonus_form == "clipped" else 1
+        if bonus_weight < 0 or bonus_cap <= smallest_cap:
+            raise ValueError(
+                f"bonus_weight={bonus_weight} must not be below 0, bonus_cap={bonus_cap} must be above {smallest_cap}"
+            )
         super().__init__(*args, **kwargs)
         self.bonus = {"weight": bonus_weight, "cap": bonus_cap, "form": bonus_form}
 

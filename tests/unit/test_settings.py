@@ -96,6 +96,12 @@ def test_every_profile_is_valid_and_says_its_hardware(name):
     assert PROFILES[name].__doc__
 
 
+def test_a_bonus_that_could_turn_signs_is_refused():
+    read_section(EgpoRlSettings, {"bonus_weight": 3.0}, "egpo_rl")
+    with pytest.raises(InputError, match=r"egpo_rl.bonus_form.*bonus_weight 3 must be below bonus_cap 2"):
+        read_section(EgpoRlSettings, {"bonus_weight": 3.0, "bonus_form": "clipped"}, "egpo_rl")
+
+
 def test_a_section_survives_json():
     """Stages get their sections as JSON from another process."""
     section = EgpoRlSettings(sampler_urls=("http://a",), steps=3)

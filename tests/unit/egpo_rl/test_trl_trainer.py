@@ -106,7 +106,9 @@ def test_a_large_bonus_turns_no_sign(advantages):
     assert enhanced[3] == plain[3]
 
 
-@pytest.mark.parametrize("wrong", [{"bonus_weight": -0.1}, {"bonus_cap": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"bonus_weight": -0.1}, {"bonus_cap": 1.0}, {"bonus_weight": 2.0, "bonus_form": "clipped"}]
+)
 def test_a_bonus_that_could_turn_signs_is_refused(advantages, wrong):
     with pytest.raises(ValueError, match="must"):
         advantages(**wrong)
