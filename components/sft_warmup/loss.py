@@ -99,7 +99,8 @@ def _packed(model: Any, batch: Sequence[Example], _: int) -> torch.Tensor:
         row += rest
     segments = Segments.of([(len(shared), [len(rest) for rest in rests])], model.device)
     hidden = run_packed(backbone, _tensor(row, model), _tensor(positions, model), segments)
-    return causal_model.get_output_embeddings()(hidden[_tensor(predictors, model)])
+    # Equal prompts share predictors: indexing's backward would add up their gradients in any order (shared_prefix.py).
+    return causal_model.get_output_embeddings()(hidden.index_select(0, _tensor(predictors, model)))
 
 
 def _common_beginning(sequences: list[list[int]]) -> list[int]:
