@@ -29,16 +29,6 @@ class RolloutGroup:
     texts: list[str]
     rewards: list[Reward]
 
-    @property
-    def dead(self) -> bool:
-        """All rewards are equal, so every advantage is 0."""
-        return len({reward.value for reward in self.rewards}) == 1
-
-    @property
-    def solved_share(self) -> float:
-        """Share of the rollouts that are right."""
-        return sum(reward.solved for reward in self.rewards) / len(self.rewards)
-
 
 def rollout_seed(seed: int, step: int, prompt: int, sample: int) -> int:
     """A seed for each rollout of a run, below 2**63: the same rollout whatever it is batched with."""

@@ -48,8 +48,8 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
     """Train `inputs["model"]`, its adapter or all its weights, on the records of `inputs["records"]`.
 
     Writes model/, samples.jsonl, pass_rates.json and report.html into the stage folder; goes on from the newest
-    checkpoint of the same settings and inputs, here or in S3. On several GPUs it
-    starts a process for each; under torchrun each process calls it alike. Only the first one writes.
+    checkpoint of the same settings and inputs, here or in S3. On several GPUs it starts a process for each; under
+    torchrun each process calls it alike. Only the first one writes.
 
     Returns:
         Held-out reward before and after, and the mean reward of the last steps.
