@@ -31,7 +31,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 run: install ## the whole pipeline, here (DATA=records RUN_ID=id PROFILE=demo SET="egpo_rl.steps=20 ...")
-	$(BIN)/callforge run $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATA),--data $(DATA)) \
+	$(BIN)/callforge run $(if $(PROFILE),--profile $(PROFILE)) $(if $(DATA),--data '$(DATA)') \
 		$(if $(RUN_ID),--run-id $(RUN_ID)) $(foreach change,$(SET),--set '$(change)')
 
 ui: install ## MLflow and S3 of earlier runs, until Ctrl-C

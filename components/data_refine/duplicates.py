@@ -1,6 +1,6 @@
 """Which records repeat or contradict each other, found on disk, so that memory does not grow with the records.
 
-Knows keys only (rules.keys_of); reads no records.
+Knows keys only (rules.Keys); reads no records.
 """
 
 from __future__ import annotations
