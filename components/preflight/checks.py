@@ -94,9 +94,25 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
     values = resolved.model_dump(mode="json")
     if folder:
         _write_folder(folder / STAGE, values)
-    print(f"{STAGE}: settings, data, base model, storage and tracking are in order", flush=True)
+    print(f"{STAGE}: the settings, and all that they and the environment name, are in order", flush=True)
+    for text in _goes_without(resolved) if folder is None else ():
+        print(f"{STAGE}: warning: {text}", flush=True)
     announce(STAGE, "done")
     return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
+
+
+def _goes_without(settings: Settings) -> Iterator[str]:
+    """The services that a run on a cluster has not, each with what follows: it may be meant so, and costs GPU hours."""
+    if not settings.run.artifact_root:
+        yield (
+            f"no S3 is named (parameter artifact_root, or {ARTIFACT_ROOT_VARIABLE} in the ConfigMap): there will be no "
+            "checkpoints to resume from, and outputs are with Kubeflow alone"
+        )
+    if not tracking_uri():
+        yield (
+            "no MLflow is named (MLFLOW_TRACKING_URI in the ConfigMap): there will be no curves, and no model is "
+            "registered"
+        )
 
 
 def _write_folder(folder: Path, values: dict[str, Any]) -> None:

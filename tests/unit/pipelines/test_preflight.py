@@ -291,3 +291,24 @@ def test_the_cluster_names_a_default_for_the_artifacts(monkeypatch):
     assert json.loads(run("{}", {}, "{}")["run"])["artifact_root"] == "s3://bucket/from-config"
     given = run("{}", {"artifact_root": "s3://bucket/given"}, "{}")
     assert json.loads(given["run"])["artifact_root"] == "s3://bucket/given"
+
+
+def test_a_cluster_without_storage_and_tracking_is_told_what_follows(server, monkeypatch, capsys):
+    monkeypatch.setattr("components.preflight.checks.check_bucket", lambda uri: None)
+    run("{}", {}, "{}")
+    told = capsys.readouterr().out
+    for words in (
+        ("warning: no S3", "CALLFORGE_ARTIFACT_ROOT", "no checkpoints to resume from"),
+        ("warning: no MLflow", "MLFLOW_TRACKING_URI", "no model is registered"),
+    ):
+        assert any(all(word in line for word in words) for line in told.splitlines()), words
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
+    run("{}", {"artifact_root": "s3://bucket/runs"}, "{}")
+    told = capsys.readouterr().out
+    assert "in order" in told and "warning" not in told
+
+
+def test_a_run_on_this_machine_is_not_warned(local, capsys):
+    run("{}", {}, "{}")
+    assert "warning" not in capsys.readouterr().out
