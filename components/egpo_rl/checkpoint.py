@@ -9,10 +9,13 @@ one is loop.py's.
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor
 
 from components.egpo_rl.sharding import part_like, whole
@@ -30,6 +33,7 @@ from components.services.files import atomic_write
 from components.services.storage import download_folder, upload_file, uri_exists
 
 PATTERN = "step-*.safetensors"
+PARTIAL = ".partial-"
 REMOTE_NAME = "newest.safetensors"
 
 
@@ -141,8 +145,13 @@ class Checkpoints:
         """Write one, remove those beyond the last `keep`, and copy it to S3 behind the run's back."""
         path = self.folder / f"step-{state.step:07d}.safetensors"
         header = {key: value for key, value in vars(state).items() if key != "tensors"}
-        with atomic_write(path, "wb") as file:
-            file.write(save(state.tensors, metadata={"state": json.dumps(header)}))
+        with self._partial() as folder:
+            # Straight from the tensors: bytes to hand to `atomic_write` would be all of them a second time in memory.
+            save_file(state.tensors, folder / path.name, {"state": json.dumps(header)})
+            with (folder / path.name).open("rb") as file:
+                os.fsync(file.fileno())
+            (folder / path.name).chmod(0o644)
+            (folder / path.name).replace(path)
         self.wait()  # S3 slower than the steps between two checkpoints: never queue up
         for old in sorted(self.folder.glob(PATTERN))[: -self.keep]:
             old.unlink()
@@ -151,16 +160,16 @@ class Checkpoints:
 
     def newest(self, settings_hash: str) -> State | None:
         """The newest readable checkpoint of these settings, here or else in S3; others are passed over with a word."""
-        for partial in self.folder.glob(f".{PATTERN}*"):  # a kill while one was written
-            partial.unlink()
+        for partial in self.folder.glob(f"{PARTIAL}*"):  # a kill while one was written
+            shutil.rmtree(partial)
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             if (state := _read(path, path.name, settings_hash)) is not None:
                 return state
         if not self.remote or not uri_exists(f"{self.remote}/{REMOTE_NAME}"):
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            download_folder(self.remote, Path(folder))
-            return _read(Path(folder) / REMOTE_NAME, f"{self.remote}/{REMOTE_NAME}", settings_hash)
+        with self._partial() as folder:
+            download_folder(self.remote, folder)
+            return _read(folder / REMOTE_NAME, f"{self.remote}/{REMOTE_NAME}", settings_hash)
 
     def wait(self) -> None:
         """Until the newest is in S3 as well; when it could not be copied, that is said."""
@@ -170,6 +179,13 @@ class Checkpoints:
             print(f"egpo_rl: the checkpoint was not copied to S3: {error}", flush=True)
         elif error is not None:
             raise error
+
+    @contextmanager
+    def _partial(self) -> Iterator[Path]:
+        """A folder for what is not whole yet, on the disk where checkpoints have room."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=self.folder) as folder:
+            yield Path(folder)
 
 
 def _read(path: Path, shown: str, settings_hash: str) -> State | None:

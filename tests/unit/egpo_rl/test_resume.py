@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.unit.egpo_rl.egpo_support import SMALL, run_stage, stage_inputs, wait_for_step
+from components.egpo_rl.checkpoint import Checkpoints
+from tests.unit.egpo_rl.egpo_support import SMALL, run_stage, save_large_checkpoint, stage_inputs, wait_for_step
 
 CONFIG = SMALL.model_copy(
     update={"steps": 8, "kl_coefficient": 0.01, "retire_solved": True, "refill_rounds": 1, "learning_rate": 1e-3}
@@ -91,3 +92,13 @@ def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, config
     assert child.exitcode == 0
     metrics, (samples, rates, adapter, _) = results(folder)
     assert (metrics, [samples, rates, adapter]) == (expected[0], expected[1][:3])
+
+
+def test_a_checkpoint_is_written_without_a_second_copy_of_it_in_memory(children, tmp_path):
+    child = children.Process(target=save_large_checkpoint, args=(tmp_path / "checkpoints", tmp_path / "grown"))
+    child.start()
+    child.join()
+    assert float((tmp_path / "grown").read_text()) < 20e6, "a second copy would take 80 MB"
+    state = Checkpoints(tmp_path / "checkpoints", "", keep=1).newest("same")
+    assert {name: tensor[-1].item() for name, tensor in state.tensors.items()} == {str(n): n for n in range(20)}
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000001.safetensors"]

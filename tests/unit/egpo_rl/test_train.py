@@ -243,7 +243,7 @@ def test_a_broken_checkpoint_is_passed_over(inputs, outputs, half_right, capsys)
 
 
 def test_what_a_killed_run_left_half_written_is_cleared(inputs, outputs, half_right):
-    partial = outputs.checkpoints / ".step-0000002.safetensors.x1y2"
+    partial = outputs.checkpoints / ".partial-x1y2" / "step-0000002.safetensors"
     adapter = outputs.checkpoints / "adapters" / "rank0" / "policy-v2-z3" / "adapter_config.json"
     for path in (partial, adapter):
         path.parent.mkdir(parents=True, exist_ok=True)
