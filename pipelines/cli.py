@@ -7,6 +7,7 @@ the traceback.
 from __future__ import annotations
 
 import enum
+import hashlib
 import os
 import sys
 import time
@@ -48,6 +49,9 @@ BaseModel = Annotated[str | None, typer.Option(help="Model directory, hub id, s3
 Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines API.", envvar="KFP_ENDPOINT")]
 Namespace = Annotated[str | None, typer.Option(help="Kubeflow namespace, where there are several users.")]
 Out = Annotated[Path, typer.Option(help="Stage folder to write.")]
+StageRun = Annotated[
+    str | None, typer.Option("--run-id", help="Its run in S3 and MLflow. (default: one for this --out alone)")
+]
 Model = Annotated[str, typer.Argument(help="Registered model.")]
 
 
@@ -97,9 +101,12 @@ def run(
 
 
 @app.command()
-def refine(out: Out, profile: Profile = "demo", data: Data = None, changes: Set = None) -> None:
+def refine(
+    out: Out, profile: Profile = "demo", data: Data = None, run_id: StageRun = None, changes: Set = None
+) -> None:
     """Check records by rules: qualified, hard and rejected ones, each with its reason."""
-    _run_stage("data_refine", "refine.run", out, {}, profile, changes, {"data_refine.data": _local_path(data)})
+    parameters = {"data_refine.data": _local_path(data), "run.run_id": run_id}
+    _run_stage("data_refine", "refine.run", out, {}, profile, changes, parameters)
 
 
 @app.command()
@@ -108,10 +115,11 @@ def sft(
     records: Annotated[Path, typer.Option(help="Folder that `callforge refine` wrote.")],
     profile: Profile = "demo",
     base_model: BaseModel = None,
+    run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Warm a base model up on refined records."""
-    parameters = {"sft_warmup.base_model": _local_path(base_model)}
+    parameters = {"sft_warmup.base_model": _local_path(base_model), "run.run_id": run_id}
     _run_stage("sft_warmup", "warmup.run", out, {"records": records}, profile, changes, parameters)
 
 
@@ -121,10 +129,12 @@ def egpo(
     records: Annotated[Path, typer.Option(help="Folder that `callforge refine` wrote.")],
     model: Annotated[Path, typer.Option(help="Folder that `callforge sft` wrote.")],
     profile: Profile = "demo",
+    run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Train a warmed-up model by EGPO."""
-    _run_stage("egpo_rl", "train.run", out, {"records": records, "model": model}, profile, changes, {})
+    inputs = {"records": records, "model": model}
+    _run_stage("egpo_rl", "train.run", out, inputs, profile, changes, {"run.run_id": run_id})
 
 
 @app.command()
@@ -132,10 +142,11 @@ def evaluate(
     out: Out,
     model: Annotated[Path, typer.Argument(help="Model directory, or the folder of a stage that wrote one.")],
     profile: Profile = "demo",
+    run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Evaluate one model on BFCL."""
-    _run_stage("bfcl_eval", "evaluate.run_one", out, {"model": model}, profile, changes, {})
+    _run_stage("bfcl_eval", "evaluate.run_one", out, {"model": model}, profile, changes, {"run.run_id": run_id})
     console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}", highlight=False)
 
 
@@ -145,11 +156,12 @@ def register(
     model: Annotated[Path, typer.Option(help="Folder that `callforge egpo` or `callforge sft` wrote.")],
     evaluation: Annotated[Path | None, typer.Option(help="Folder of the evaluation of that model.")] = None,
     profile: Profile = "demo",
+    run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Merge an adapter, upload the weights to S3, register them in MLflow."""
     inputs = {"model": model} | ({"evaluation": evaluation} if evaluation else {})
-    _run_stage("model_registration", "register.run", out, inputs, profile, changes, {})
+    _run_stage("model_registration", "register.run", out, inputs, profile, changes, {"run.run_id": run_id})
 
 
 @app.command("compile")
@@ -277,15 +289,20 @@ def _run_stage(
     """Run `components.STAGE.FUNCTION` alone, after the checks that concern it."""
     from components.preflight.checks import problems
     from components.services.stage import execute_stage
-    from components.settings import read_assignment, resolve_settings
+    from components.services.tracking import tracking_uri
+    from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
     from pipelines.profiles import find_profile
 
+    default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, ""), "run.run_id": _own_run(stage, out)}
     given = {name: value for name, value in parameters.items() if value is not None}
     assigned = dict(read_assignment(text) for text in changes or [])
-    settings = resolve_settings(find_profile(profile).settings, given, assigned)
+    settings = resolve_settings(default, find_profile(profile).settings, given, assigned)
     found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not path.exists()]
     if found := found + problems(settings, (stage,), here=True):
         raise InputError("\n".join(found))
+
+    if settings.run.artifact_root or tracking_uri():
+        console.print(f"run {settings.run.run_id}", highlight=False)
 
     def work(*arguments: Any) -> Any:  # imported when there is work to do: that takes seconds
         module, _, name = function.partition(".")
@@ -294,6 +311,13 @@ def _run_stage(
     metrics = execute_stage(stage, work, getattr(settings, stage), inputs, out, settings.run)
     for metric, value in metrics.items():
         console.print(f"{metric:<40} {value:g}", highlight=False)
+
+
+def _own_run(stage: str, out: Path) -> str:
+    """The run of a stage by itself: another for every folder and machine, lest it overwrite what others have in S3 and
+    MLflow, and the same one when the command is given again."""
+    place = os.fsencode(f"{os.uname().nodename}:{out.resolve()}")
+    return f"{stage}-{hashlib.sha256(place).hexdigest()[:8]}"
 
 
 def _tell(text: str) -> None:

@@ -1,0 +1,54 @@
+"""The command in this process: exit codes, and what a stage by itself takes from the environment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipelines import cli
+
+Call = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def callforge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """`callforge("doctor")`: exit code and everything that was printed."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("CALLFORGE_ARTIFACT_ROOT", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["callforge", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        printed = capsys.readouterr()
+        return int(caught.value.code or 0), printed.out + printed.err
+
+    return call
+
+
+def test_the_artifact_root_of_the_environment_is_that_of_a_lone_stage(
+    callforge: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLFORGE_ARTIFACT_ROOT", "/no/s3")
+    code, told = callforge("refine", "--out", "refined")
+    assert code == 2 and "run.artifact_root" in told and "/no/s3" in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["refine"],
+        ["sft", "--records", "x"],
+        ["egpo", "--records", "x", "--model", "x"],
+        ["evaluate", "x"],
+        ["register", "--model", "x"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_every_stage_can_be_told_its_run(callforge: Call, command: list[str]) -> None:
+    code, told = callforge(*command, "--out", "out", "--run-id", "no/run")
+    assert code == 2 and "run.run_id" in told and "no/run" in told
