@@ -1,7 +1,7 @@
 """The `callforge` command. Start-up is light: torch, kfp and mlflow are imported by what needs them.
 
 Exit codes: 0 done, 1 the work failed, 2 the input or configuration is wrong. Errors are one paragraph; `--debug` shows
-the traceback.
+the traceback as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import os
 import sys
 import time
+import traceback
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from components.services.errors import CallforgeError, InputError
 from components.services.files import expand_home
+from components.services.web import without_login
 
 app = typer.Typer(
     help="Turns a base language model into one that calls functions well, here or on Kubeflow.",
@@ -336,14 +338,10 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except CallforgeError as error:
+    except (CallforgeError, OSError) as error:  # OSError: a folder that may not be written, a full disk
         if debug:
-            raise
-        _fail(str(error), error.exit_code)
-    except OSError as error:  # a folder that may not be written, a full disk
-        if debug:
-            raise
-        _fail(str(error), 1)
+            print(without_login(traceback.format_exc()), file=sys.stderr)
+        _fail(str(error), error.exit_code if isinstance(error, CallforgeError) else 1)
 
 
 def _fail(text: str, exit_code: int) -> NoReturn:

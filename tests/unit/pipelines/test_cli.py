@@ -52,3 +52,15 @@ def test_the_artifact_root_of_the_environment_is_that_of_a_lone_stage(
 def test_every_stage_can_be_told_its_run(callforge: Call, command: list[str]) -> None:
     code, told = callforge(*command, "--out", "out", "--run-id", "no/run")
     assert code == 2 and "run.run_id" in told and "no/run" in told
+
+
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(callforge: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:private@127.0.0.1:9")
+    plain, debug = callforge("promote", "model", "1"), callforge("--debug", "promote", "model", "1")
+    assert plain[0] == debug[0] == 2
+    assert "Traceback" not in plain[1] and "Traceback" in debug[1]
+    assert plain[1].strip() in debug[1] and "private" not in debug[1]
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    Path("file").touch()
+    code, told = callforge("--debug", "refine", "--out", "file/refined", "--set", "data_refine.sample_size=5")
+    assert code == 1 and "Traceback" in told and "callforge: [Errno" in told
