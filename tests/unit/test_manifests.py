@@ -67,6 +67,17 @@ def test_overlay_sets_what_a_step_cannot_do_without(overlay, rendered):
     assert all(config.values()), "an empty value is not the same as none"
 
 
+def test_the_namespace_stands_where_the_documents_say():
+    """docs/kubeflow.md names these as what to change for another one."""
+    lines = [(path, line.strip()) for path in FILES for line in path.read_text().splitlines()]
+    found = [(path, line) for path, line in lines if re.match(r"[^#]*(\bnamespace: |\.callforge\.svc\b)", line)]
+    assert {path.name for path, line in found if line == "namespace: callforge"} == {"kustomization.yaml"}
+    others = [(path.parent.name, path.name) for path, line in found if line != "namespace: callforge"]
+    assert others == [("seaweedfs", "settings.yaml")] * 2
+    assert "namespace:" in (text := (MANIFESTS.parent / "docs/kubeflow.md").read_text())
+    assert "`seaweedfs.callforge.svc`" in text
+
+
 def test_base_and_example_name_every_key_that_steps_read():
     config = (MANIFESTS / "base" / "config.yaml").read_text().partition("\ndata:\n")[2]
     assert sorted(re.findall(r"^  (?:# )?(\w+): ", config, re.MULTILINE)) == sorted(CONFIG_KEYS)
