@@ -13,13 +13,13 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +30,13 @@ from torch import Tensor
 from components.egpo_rl.sharding import part_like, whole
 from components.services.errors import CallforgeError
 from components.services.files import atomic_write
-from components.services.storage import download_folder, upload_file, uri_exists
+from components.services.storage import download_folder, open_uri, upload_file, uri_exists
 
 PATTERN = "step-*.safetensors"
 PARTIAL = ".partial-"
 REMOTE_NAME = "newest.safetensors"
+LONGEST_HEAD = 100_000_000  # bytes; safetensors' own limit
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -159,17 +161,23 @@ class Checkpoints:
             self._upload = self._uploader.submit(upload_file, path, f"{self.remote}/{REMOTE_NAME}")
 
     def newest(self, settings_hash: str) -> State | None:
-        """The newest readable checkpoint of these settings, here or else in S3; others are passed over with a word."""
+        """The newest readable checkpoint of these settings, here or in S3; others are passed over with a word."""
         for partial in self.folder.glob(f"{PARTIAL}*"):  # a kill while one was written
             shutil.rmtree(partial)
+        remote = f"{self.remote}/{REMOTE_NAME}"
+        there = None
+        if self.remote and uri_exists(remote):
+            there = _unless_unfit(remote, _step_of, remote, settings_hash)
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
-            if (state := _read(path, path.name, settings_hash)) is not None:
+            if there is not None and int(path.stem.removeprefix("step-")) < there:
+                break  # the run went on elsewhere
+            if (state := _unless_unfit(path.name, _read, path, settings_hash)) is not None:
                 return state
-        if not self.remote or not uri_exists(f"{self.remote}/{REMOTE_NAME}"):
+        if there is None:
             return None
         with self._partial() as folder:
             download_folder(self.remote, folder)
-            return _read(folder / REMOTE_NAME, f"{self.remote}/{REMOTE_NAME}", settings_hash)
+            return _unless_unfit(remote, _read, folder / REMOTE_NAME, settings_hash)
 
     def wait(self) -> None:
         """Until the newest is in S3 as well; when it could not be copied, that is said."""
@@ -188,15 +196,38 @@ class Checkpoints:
             yield Path(folder)
 
 
-def _read(path: Path, shown: str, settings_hash: str) -> State | None:
+class _OtherRun(Exception):
+    """A checkpoint of other settings or inputs."""
+
+
+def _unless_unfit(shown: str, read: Callable[..., Found], *arguments: Any) -> Found | None:
+    """What `read` finds in a checkpoint, or None and a word why that one is not used."""
     try:
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["state"])
-            if header["settings_hash"] != settings_hash:
-                print(f"egpo_rl: checkpoint {shown} is of other settings or inputs; it is not used", flush=True)
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
-            return State(**header, tensors=tensors)
+        return read(*arguments)
+    except _OtherRun:
+        why = "is of other settings or inputs"
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        print(f"egpo_rl: checkpoint {shown} cannot be read ({type(error).__name__}: {error}); not used", flush=True)
-        return None
+        why = f"cannot be read ({type(error).__name__}: {error})"
+    print(f"egpo_rl: checkpoint {shown} {why}; it is not used", flush=True)
+    return None
+
+
+def _read(path: Path, settings_hash: str) -> State:
+    with safe_open(path, "pt") as file:
+        state = _without_tensors(file.metadata(), settings_hash)
+        return replace(state, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+
+
+def _step_of(uri: str, settings_hash: str) -> int:
+    """The step of a checkpoint in S3; only its head is fetched."""
+    with open_uri(uri) as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        head = json.loads(stream.read(min(size, LONGEST_HEAD)))
+    return _without_tensors(head["__metadata__"], settings_hash).step
+
+
+def _without_tensors(metadata: Mapping[str, str], settings_hash: str) -> State:
+    header = json.loads(metadata["state"])
+    if header["settings_hash"] != settings_hash:
+        raise _OtherRun
+    return State(**header, tensors={})

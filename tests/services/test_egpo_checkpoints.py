@@ -75,6 +75,42 @@ def test_a_run_in_an_empty_folder_goes_on_with_its_curves_and_samples(
     assert told[0] == told[1], "to the second: no step was made twice"
 
 
+def test_the_newer_of_here_and_s3_is_taken(root: str, tmp_path: Path, capsys) -> None:
+    remote = f"{root}/checkpoints"
+
+    def save(folder: str, step: int, remote: str = remote, settings_hash: str = "same") -> None:
+        with Checkpoints(tmp_path / folder, remote, keep=2) as checkpoints:
+            checkpoints.save(made(step, settings_hash)[0])
+
+    def newest(folder: str) -> int | None:
+        with Checkpoints(tmp_path / folder, remote, keep=2) as checkpoints:
+            state = checkpoints.newest("same")
+            return state and state.step
+
+    save("here", 1)
+    save("elsewhere", 5)  # the run went on there, and comes back
+    assert newest("here") == 5
+    save("here", 6, remote="")  # S3 was away
+    assert newest("here") == 6
+    save("others", 9, settings_hash="others")
+    assert newest("here") == 6
+    assert newest("empty") is None
+    assert f"{remote}/newest.safetensors is of other settings" in capsys.readouterr().out
+
+
+def test_only_the_head_of_one_that_is_not_newer_is_fetched(services, root, tmp_path, port_forward, monkeypatch) -> None:
+    state = made(3)[0]
+    state.tensors["large"] = torch.zeros(16_000_000)
+    with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
+        checkpoints.save(state)
+    forward = port_forward(services["AWS_ENDPOINT_URL_S3"], cut_after=32_000_000)  # of 64 MB
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", forward.url)
+    with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
+        found = checkpoints.newest("same")
+    assert found is not None and found.step == 3
+    assert forward.cuts == 0
+
+
 def test_nothing_there_is_a_fresh_start(root: str, tmp_path: Path) -> None:
     with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
         assert checkpoints.newest("same") is None
