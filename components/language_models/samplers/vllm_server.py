@@ -17,10 +17,13 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from components.language_models.samplers import Rollout
@@ -112,16 +115,13 @@ class VllmServerSampler:
                 f"sampler_urls: a prompt of {longest} tokens and {max_new_tokens} new ones exceed the servers' context "
                 f"of {self.context}; start them with a larger --max-model-len, or lower max_prompt_tokens"
             )
-        with ThreadPoolExecutor(CONNECTIONS * len(self.urls)) as pool:
-            groups = []
-            for index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True)):
-                rest = self.urls[index % len(self.urls)], prompt, temperature, max_new_tokens
-                groups.append([pool.submit(self._rollout, seed, *rest) for seed in group])
-            try:
-                return [[rollout.result() for rollout in group] for group in groups]
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        requests = [
+            (seed, self.urls[index % len(self.urls)], prompt, temperature, max_new_tokens)
+            for index, (prompt, group) in enumerate(zip(prompts, seeds, strict=True))
+            for seed in group
+        ]
+        rollouts = iter(_in_threads(self._rollout, requests, CONNECTIONS * len(self.urls)))
+        return [list(islice(rollouts, len(group))) for group in seeds]
 
     def sync(self, adapter_folder: Path, version: int) -> None:
         """Publish the adapter, load it on every replica, probe it, switch to it, drop the one before.
@@ -246,6 +246,32 @@ class VllmServerSampler:
             except (OSError, http.client.HTTPException) as error:
                 cause = str(getattr(error, "reason", error))
         raise WorkError(f"{url} does not answer ({cause}); tried for {sum(PAUSES):.0f} s")
+
+
+def _in_threads(function: Callable[..., Rollout], jobs: Sequence[tuple[Any, ...]], num_threads: int) -> list[Rollout]:
+    """The results of `function` for all `jobs`, in their order.
+
+    The threads are daemons, which those of a ThreadPoolExecutor are not: a server that hangs holds up neither an
+    exception (the process is told to stop, a request is refused) nor the end of the interpreter.
+    """
+    results: list[Future[Rollout]] = [Future() for _ in jobs]
+    waiting = deque(zip(results, jobs, strict=True))
+
+    def work() -> None:
+        with suppress(IndexError):  # none is waiting any more
+            while True:
+                result, job = waiting.popleft()
+                try:
+                    result.set_result(function(*job))
+                except BaseException as error:
+                    result.set_exception(error)
+
+    try:
+        for _ in range(min(num_threads, len(jobs))):
+            Thread(target=work, daemon=True).start()
+        return [result.result() for result in results]
+    finally:
+        waiting.clear()
 
 
 def _parse(answer: bytes) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,7 @@ class FakeVllm(ThreadingHTTPServer):
         self.loads: list[tuple[str, str]] = []
         self.unloads: list[str] = []
         self.failures = 0  # so many next requests are answered by 503
+        self.delay = 0.0  # seconds until an answer
         self.forgetful = False  # forgets an adapter as soon as it is loaded
         self.raw_logprobs = False
         self.runtime_lora = True
@@ -116,6 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        time.sleep(self.server.delay)
         with self.server.lock:
             if self.server.failures:
                 self.server.failures -= 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,6 +127,36 @@ def test_a_busy_server_is_asked_again(server: FakeVllm, tmp_path: Path) -> None:
     server.failures = 100
     with pytest.raises(WorkError, match="503 overloaded"):
         sampler.sample(PROMPTS, SEEDS, 0.7, 12)
+
+
+STOPPED_WHILE_SAMPLING = """
+import os, pathlib, signal, sys, threading
+from components.language_models.samplers.vllm_server import VllmServerSampler
+
+def stop(*_):
+    raise SystemExit(7)
+
+signal.signal(signal.SIGTERM, stop)
+sampler = VllmServerSampler(sys.argv[1:], "base-model", pathlib.Path("unused"))
+print("ready", flush=True)
+input()
+threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+sampler.sample([[1], [2]], [[1, 2], list(range(200))], 1.0, 4)
+"""
+
+
+def test_told_to_stop_nobody_waits_for_a_server_that_hangs(server: FakeVllm) -> None:
+    command = [sys.executable, "-c", STOPPED_WHILE_SAMPLING, server.url]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            assert process.stdout.readline() == "ready\n"
+            server.delay = 30.0
+            process.stdin.write("\n")
+            process.stdin.flush()
+            assert process.wait(timeout=10) == 7
+        finally:
+            process.kill()
 
 
 def test_a_server_that_is_gone_is_named(tmp_path: Path) -> None:
