@@ -9,6 +9,8 @@ Where it is shown depends on who looks:
 - standard error is a terminal: a bar, drawn by rich.
 - otherwise: a line at most every five seconds.
 
+Of several processes that do one thing together the first alone shows it (RANK, as torchrun sets it).
+
 `advance` only counts; a thread does the showing, so it may be called a million times a second.
 """
 
@@ -119,7 +121,7 @@ class Track(Generic[Item]):
         )
 
     def _show(self) -> None:
-        if self._ended.wait(SILENT_SECONDS):
+        if os.environ.get("RANK", "0") != "0" or self._ended.wait(SILENT_SECONDS):
             return
         view = _view()
         view.show(self.state())

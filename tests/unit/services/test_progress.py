@@ -98,6 +98,20 @@ def test_without_a_terminal_there_are_lines(capsys: Any, monkeypatch: pytest.Mon
     assert lines[-1].startswith("outer 1/4 steps (25 %)")
 
 
+@pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
+def test_of_several_processes_the_first_shows(
+    rank: str, shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    for file in ("", str(tmp_path / "progress.jsonl")):
+        monkeypatch.setenv(progress.PROGRESS_FILE, file)
+        bar = track(range(3), "loop", "items")
+        for _ in bar:
+            time.sleep(0.04)
+        assert bar.done == 3
+    assert ("loop" in capsys.readouterr().err) == (tmp_path / "progress.jsonl").exists() == shown
+
+
 def test_counting_is_cheap() -> None:
     with track(None, "count", "records") as bar:
         started = time.perf_counter()
