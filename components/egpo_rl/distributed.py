@@ -91,10 +91,12 @@ class World:
         replicas = [item for item in parameters if not is_sharded(item)]
         if self.size == 1 or not replicas:
             return
+        grads = []
         for item in replicas:
             if item.grad is None:
                 item.grad = torch.zeros_like(item)
-        for bucket in _buckets([item.grad for item in replicas]):
+            grads.append(item.grad)
+        for bucket in _buckets(grads):
             flat = torch.cat(bucket)
             dist.all_reduce(flat)
             for part, total in zip(bucket, flat.split([part.numel() for part in bucket]), strict=True):
