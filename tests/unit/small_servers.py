@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 
 @dataclass
@@ -24,9 +32,12 @@ class HttpServer:
 
 @contextmanager
 def http_server(
-    status: int | Callable[[str, str | None], int] = 200, body: bytes = b"", **headers: str
+    status: int | Callable[[str, str | None], int] = 200,
+    body: bytes = b"",
+    certificate: Path | None = None,
+    **headers: str,
 ) -> Iterator[HttpServer]:
-    """Answers everything alike; `status` may depend on the path and the login."""
+    """Answers everything alike; `status` may depend on the path and the login. With a certificate it speaks https."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -45,10 +56,33 @@ def http_server(
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         made = HttpServer(server.server_port)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield made
         server.shutdown()
+
+
+def self_signed_certificate(folder: Path) -> Path:
+    """Key and certificate of `localhost`, in one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = folder / "localhost.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
+    )
+    return path
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 import pytest
 
 from components.services.web import NoAnswerError, ask, without_login
-from tests.unit.small_servers import http_server, ssh_server
+from tests.unit.small_servers import http_server, self_signed_certificate, ssh_server
 
 
 @pytest.mark.parametrize("status", [200, 302, 401, 503])
@@ -25,6 +26,16 @@ def test_a_login_goes_into_the_header() -> None:
         ask(server.url)
     basic = f"Basic {base64.b64encode(b'user:p@ss/').decode()}"
     assert [login for _, login in server.asked] == [basic, "Bearer secret", None]
+
+
+def test_a_private_authority_is_trusted_where_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = self_signed_certificate(tmp_path)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    with http_server(certificate=certificate) as server:
+        with pytest.raises(NoAnswerError, match="certificate"):
+            ask(f"https://localhost:{server.port}")
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+        assert ask(f"https://localhost:{server.port}").status == 200
 
 
 def test_what_does_not_speak_http_is_told() -> None:
