@@ -173,7 +173,7 @@ class EgpoRlSettings(Section):
     retire_solved: bool = False
     """Leave out prompts that were solved by every rollout for a while, and look at them again later."""
     held_out: int = Field(default=32, ge=0)
-    """Prompts set aside and answered greedily before and after training."""
+    """Prompts set aside, and sampled like the others before and after training."""
     processes: int = Field(default=0, ge=0)
     """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
     shard_model: bool = False

@@ -53,7 +53,7 @@ def demo() -> Profile:
             "egpo_rl.warmup_steps": 1,
             "egpo_rl.max_prompt_tokens": 384,
             "egpo_rl.max_new_tokens": 96,
-            "egpo_rl.held_out": 8,
+            "egpo_rl.held_out": 4,
             "egpo_rl.checkpoint_every": 1,
             "bfcl_eval.sample_per_category": 3,
             "bfcl_eval.max_prompt_tokens": 1024,

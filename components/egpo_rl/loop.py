@@ -20,7 +20,7 @@ from components.egpo_rl.distributed import World
 from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.prompts import PassRates, PromptOrder, pass_rates_from_json, pass_rates_to_json
 from components.egpo_rl.report import SAMPLES
-from components.egpo_rl.rollouts import RolloutGroup, answer_held_out, sample_groups
+from components.egpo_rl.rollouts import RolloutGroup, sample_groups, sample_held_out
 from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import is_sharded
 from components.egpo_rl.step_log import Explainer, GroupFacts, reward_metrics, step_line
@@ -190,14 +190,14 @@ class Training:
         self.unchecked = False
 
     def _held_out(self, when: str, step: int) -> dict[str, float]:
-        """Greedy answers to the held-out questions: reward, and by kind."""
+        """Rollouts for the held-out questions: reward, and by kind."""
         if not self.order.held_out:
             return {}
         self.sampler.update(step)
-        answers = answer_held_out(
+        groups = sample_held_out(
             self.sampler, self.loaded.tokenizer, self.order.held_out, self.config, self.world, f"egpo_rl {when}"
         )
-        facts = self.world.gather([GroupFacts.of(answer) for answer in answers])
+        facts = self.world.gather([GroupFacts.of(group) for group in groups])
         metrics = {
             name.replace("reward", "held_out_reward"): value
             for name, value in reward_metrics(facts).items()
@@ -207,7 +207,7 @@ class Training:
             print(
                 f"egpo_rl: {when} training: reward {metrics['held_out_reward']:.3f} ({len(facts)} prompts)", flush=True
             )
-            self._append_samples([_sample_row(step, when, answer, 0) for answer in answers])
+            self._append_samples([_sample_row(step, when, group, 0) for group in groups])
         return metrics
 
     def _tell(

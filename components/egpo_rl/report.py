@@ -53,7 +53,10 @@ def write_training_report(
         rows = [[name.removeprefix("held_out_"), before[name], after.get(name)] for name in before]
         sections.append(
             Table(
-                "Held-out prompts, answered greedily", ["", "before", "after"], rows, "Never trained on; strict rule."
+                "Held-out prompts",
+                ["", "before", "after"],
+                rows,
+                f"Never trained on; {config.group_size} rollouts each, strict rule.",
             )
         )
     charts = [(title, label, {name: _points(steps, name) for name in names}) for title, label, names in _CHARTS]

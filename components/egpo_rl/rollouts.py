@@ -17,8 +17,6 @@ from components.language_models.tokens import decode_turn
 from components.services.progress import track
 from components.settings import EgpoRlSettings
 
-HELD_OUT_BATCH = 32  # prompts answered together
-
 
 @dataclass(frozen=True, slots=True)
 class RolloutGroup:
@@ -52,7 +50,7 @@ def sample_groups(
     return groups, {"seconds_sample": sampled - started, "seconds_reward": time.perf_counter() - sampled}
 
 
-def answer_held_out(
+def sample_held_out(
     sampler: PolicySampler,
     tokenizer: Any,
     questions: Sequence[Question],
@@ -60,17 +58,18 @@ def answer_held_out(
     world: World,
     label: str,
 ) -> list[RolloutGroup]:
-    """One greedy answer for each of this process's share of the questions, graded by the strict rule."""
-    answers: list[RolloutGroup] = []
+    """A group for each of this process's share of the questions, by the strict rule, with the same seeds every time.
+
+    Sampled as in training, since that is the reward which training raises; greedy accuracy is the evaluation's.
+    """
+    groups: list[RolloutGroup] = []
     strict = config.model_copy(update={"reward": "binary"})
     with track(len(questions), label, "prompts") as bar:
-        for start in range(0, len(questions), HELD_OUT_BATCH):
-            batch = world.share(questions[start : start + HELD_OUT_BATCH])
-            prompts = [question.ids for question in batch]
-            rollouts = sampler.sample(prompts, [[0]] * len(batch), 0.0, config.max_new_tokens)
-            answers += [_graded(tokenizer, *item, strict) for item in zip(batch, rollouts, strict=True)]
-            bar.advance(min(HELD_OUT_BATCH, len(questions) - start))
-    return answers
+        for start in range(0, len(questions), config.prompts_per_step):
+            asked = questions[start : start + config.prompts_per_step]
+            groups += sample_groups(sampler, tokenizer, world.share(asked), strict, 0)[0]
+            bar.advance(len(asked))
+    return groups
 
 
 def _graded(tokenizer: Any, question: Question, rollouts: list[Rollout], config: EgpoRlSettings) -> RolloutGroup:

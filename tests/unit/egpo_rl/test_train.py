@@ -192,17 +192,17 @@ def test_shared_and_padded_paths_are_compared_again_after_a_resume(inputs, outpu
 
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_told_to_stop_while_answering_held_out_prompts(inputs, outputs, half_right, monkeypatch, moment):
-    answer = loop.answer_held_out
+    answer = loop.sample_held_out
 
     def stopped(*arguments):
         if arguments[-1].endswith(moment):
             raise StoppedError
         return answer(*arguments)
 
-    monkeypatch.setattr(loop, "answer_held_out", stopped)
+    monkeypatch.setattr(loop, "sample_held_out", stopped)
     with pytest.raises(WorkError, match=f"at step {0 if moment == 'before' else 3} of 3; start the same run again"):
         train.run(SMALL, inputs, outputs)
-    monkeypatch.setattr(loop, "answer_held_out", answer)
+    monkeypatch.setattr(loop, "sample_held_out", answer)
     assert "held_out_reward_before" in train.run(SMALL, inputs, outputs)
     rows = [json.loads(line) for line in (outputs.folder / "samples.jsonl").read_text().splitlines()]
     told = [(row["step"], row["of"]) for row in rows if row["of"] != "training"]
