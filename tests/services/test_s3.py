@@ -87,9 +87,9 @@ def test_an_object_is_known_by_its_content(root: str, tmp_path: Path, monkeypatc
     for body in (b"one", b"one", b"two"):
         client.put_object(Bucket=bucket, Key=key, Body=body)
         seen.append(storage.content_tag(config.data))
-        execute_stage("data_refine", lambda *_: {"n": len(set(seen))}, config, {}, tmp_path / "stage", RunSettings())
-        metrics = json.loads((tmp_path / "stage" / "manifest.json").read_text())["metrics"]
-        assert metrics == {"n": len(set(seen))}
+        distinct = {"n": float(len(set(seen)))}
+        execute_stage("data_refine", lambda *_, n=distinct: n, config, {}, tmp_path / "s", RunSettings(), replace=True)
+        assert json.loads((tmp_path / "s" / "manifest.json").read_text())["metrics"] == distinct
     assert seen[0] == seen[1] != seen[2]
     with pytest.raises(InputError, match="no such object"):
         storage.content_tag(f"{root}/missing")

@@ -34,7 +34,7 @@ def run(
 
     def train_with(config: EgpoRlSettings) -> list[dict[str, float]]:
         folder = tmp_path / "run" / "egpo_rl"
-        metrics = execute_stage("egpo_rl", train.run, config, inputs, folder, RunSettings())
+        metrics = execute_stage("egpo_rl", train.run, config, inputs, folder, RunSettings(), replace=True)
         assert 0 < metrics["reward"] < 1
         assert (folder / "model" / "adapter_model.safetensors").is_file()
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
