@@ -71,7 +71,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     write_json(merged / MANIFEST, {"sha256": sha, "files": files})
     registration: dict[str, Any] = {"model_name": config.model_name, "version": None, "alias": None}
     if root:
-        root = f"{root.rstrip('/')}/{outputs.run.run_id}"
+        root = f"{root}/{outputs.run.run_id}"
         uri = f"{root}/models/{sha[:16]}"
         if scores and of_stage.is_dir():  # one that was made alone lies who knows where
             tags["callforge.evaluation"] = f"{root}/bfcl_eval/{card.stage}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -220,8 +221,8 @@ def _check_base_model(reference: str, here: bool) -> None:
                 f"{name}: {reference}: there is no config.json with *.safetensors beside it; give a model directory "
                 "(an adapter is none, nor is the folder of a stage)"
             )
-    elif HUB_ID.fullmatch(reference):
-        _check_hub(name, reference, here)
+    elif found := HUB_ID.fullmatch(reference):
+        _check_hub(name, found, here)
     elif here or not reference.startswith((".", "/", "~")):  # elsewhere, a path is one in the image of a later step
         raise InputError(
             f"{name}: {reference}: there is no such directory; give a model directory, a hub id such as "
@@ -248,11 +249,9 @@ def _holds(place: str, *configs: str) -> bool:
     return any(config in names for config in configs) and any(name.endswith(".safetensors") for name in names)
 
 
-def _check_hub(name: str, reference: str, here: bool) -> None:
+def _check_hub(name: str, found: re.Match[str], here: bool) -> None:
     """The hub gives us a file of the model: its name is right, and so is the login."""
-    found = HUB_ID.fullmatch(reference)
-    assert found is not None
-    model, revision = found["name"], found["revision"]
+    reference, model, revision = found[0], found["name"], found["revision"]
     token = os.environ.get("HF_TOKEN", "").strip()
     if here:
         from huggingface_hub import get_token, try_to_load_from_cache

@@ -93,7 +93,7 @@ def execute_stage(
     announce(stage, "started")
     earlier = _earlier_config(folder, stage)
     try:
-        config_value = {
+        config_value: dict[str, Any] = {
             "stage": stage,
             "settings": config.model_dump(mode="json"),
             "inputs": {name: content_digest(path) for name, path in inputs.items()}
@@ -105,52 +105,40 @@ def execute_stage(
             print(f"done already, manifest verified: {stage}", flush=True)
             announce(stage, "skipped")
             return dict(manifest["metrics"])
+        # A folder that is replaced is renamed before it is deleted: a kill must not leave it half there under its name.
+        doomed = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(doomed, ignore_errors=True)
         if earlier is not None and earlier != config_value:
             if not replace:
                 raise InputError(
                     f"{folder}: it holds other work of {stage} ({_changes(earlier, config_value)}); name a new folder, "
                     "or remove this one"
                 )
-            shutil.rmtree(_doomed(folder), ignore_errors=True)
-            folder.rename(_doomed(folder))
-        metrics = _work(stage, function, config, inputs, folder, run, config_value)
+            folder.rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ERROR).unlink(missing_ok=True)
+        write_json(folder / CONFIG, config_value)
+        (folder / METRICS).touch()
+        with open_tracker(run, stage) as tracker:
+            tracker.log_params({f"{stage}/{name}": value for name, value in config_value["settings"].items()})
+            metrics = dict(function(config, inputs, Outputs(folder, tracker, run, stage)))
+            tracker.log_metrics({f"{stage}/final/{name}": value for name, value in metrics.items()}, None)
+            for page in sorted(folder.glob("*.html")):
+                tracker.log_artifact(page, stage)
+            # The manifest takes its name here, and its place in S3, when everything it names is there.
+            manifest_path = folder / f".{MANIFEST}"
+            write_json(manifest_path, {"stage": stage, "files": file_table(folder), "metrics": metrics})
+            if run.artifact_root:
+                uri = f"{run.artifact_root}/{run.run_id}/{stage}"
+                upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
+                upload_file(manifest_path, f"{uri}/{MANIFEST}")
     except CallforgeError as error:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / ERROR, {"stage": stage, "message": str(error), "exit_code": error.exit_code})
         raise
-    announce(stage, "done")
-    return metrics
-
-
-def _work(
-    stage: str,
-    function: StageFunction[AnyConfig],
-    config: AnyConfig,
-    inputs: Mapping[str, Path],
-    folder: Path,
-    run: RunSettings,
-    config_value: Mapping[str, Any],
-) -> dict[str, float]:
-    """The stage itself, between its config.json and its manifest."""
-    shutil.rmtree(_doomed(folder), ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / ERROR).unlink(missing_ok=True)
-    write_json(folder / CONFIG, config_value)
-    (folder / METRICS).touch()
-    with open_tracker(run, stage) as tracker:
-        tracker.log_params({f"{stage}/{name}": value for name, value in config.model_dump(mode="json").items()})
-        metrics = dict(function(config, inputs, Outputs(folder, tracker, run, stage)))
-        tracker.log_metrics({f"{stage}/final/{name}": value for name, value in metrics.items()}, None)
-        for page in sorted(folder.glob("*.html")):
-            tracker.log_artifact(page, stage)
-        # The manifest takes its name here, and its place in S3, when everything it names is there.
-        manifest_path = folder / f".{MANIFEST}"
-        write_json(manifest_path, {"stage": stage, "files": file_table(folder), "metrics": metrics})
-        if run.artifact_root:
-            uri = f"{run.artifact_root.rstrip('/')}/{run.run_id}/{stage}"
-            upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
-            upload_file(manifest_path, f"{uri}/{MANIFEST}")
     manifest_path.replace(folder / MANIFEST)
+    announce(stage, "done")
     return metrics
 
 
@@ -172,11 +160,6 @@ def _changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     changed = [f"{name} was {before.get(name)}, is {after[name]}" for name in after if before.get(name) != after[name]]
     other_inputs = [f"other {name}" for name in now["inputs"] if earlier["inputs"].get(name) != now["inputs"][name]]
     return "; ".join(changed + other_inputs) or "of another version"
-
-
-def _doomed(folder: Path) -> Path:
-    """Where a folder that is replaced waits for its deletion: a kill must not leave it half there under its name."""
-    return folder.with_name(f".{folder.name}.old")
 
 
 def verified_manifest(folder: Path, config_value: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
