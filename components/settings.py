@@ -11,7 +11,6 @@ import difflib
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -25,6 +24,7 @@ from pydantic import (
 )
 
 from components.services.errors import InputError
+from components.services.files import expand_home
 
 
 class Section(BaseModel):
@@ -114,7 +114,7 @@ class SftWarmupSettings(Section):
 
     def inputs(self) -> dict[str, str]:
         # The other kinds of reference are unchanging: a package, a revision, a prefix.
-        return {"base_model": self.base_model} if Path(self.base_model).expanduser().is_dir() else {}
+        return {"base_model": self.base_model} if expand_home(self.base_model).is_dir() else {}
 
 
 class EgpoRlSettings(Section):

