@@ -47,7 +47,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
         InputError: an unknown category, bfcl-eval is not there, a model is not there or does not fit its base.
     """
     questions = load_questions(config.categories, config.sample_per_category, config.seed)
-    from components.language_models.base_models import base_model_digest, resolve_base_model
+    from components.language_models.base_models import resolve_base_model, weights_digest
     from components.language_models.model_directory import (
         LoadedModel,
         holds_adapter,
@@ -60,7 +60,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     folders = {name: inputs[name] / "model" for name in ("sft_warmup", "egpo_rl")}
     cards = {name: read_card(folder) for name, folder in folders.items()}
     base_path = resolve_base_model(cards["sft_warmup"].base_model.reference)
-    base_model = {"reference": cards["sft_warmup"].base_model.reference, "sha256": base_model_digest(base_path)}
+    base_model = {"reference": cards["sft_warmup"].base_model.reference, "sha256": weights_digest(base_path)}
 
     held: dict[str, Any] = {"base": None, "adapted": None}
 
@@ -78,7 +78,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
 
     found: dict[str, pages.Evaluation] = {}
     for name in MODELS:
-        weights = base_model_digest(folders[name]) if name in folders else base_model["sha256"]
+        weights = weights_digest(folders[name]) if name in folders else base_model["sha256"]
         model = {"stage": name, "base_model": base_model, "weights_sha256": weights}
         found[name] = _evaluate(name, model, partial(load, name), questions, config, outputs, outputs.folder / name)
     pages.write_comparison(outputs.folder / "report.html", questions, found)
@@ -98,7 +98,7 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
         inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
     """
     questions = load_questions(config.categories, config.sample_per_category, config.seed)
-    from components.language_models.base_models import base_model_digest, resolve_base_model
+    from components.language_models.base_models import resolve_base_model, weights_digest
     from components.language_models.model_directory import holds_adapter, load_for_inference
 
     folder = inputs["model"]
@@ -106,7 +106,7 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
     weights = folder if holds_adapter(folder) else resolve_base_model(str(folder))
     evaluation = _evaluate(
         folder.name,
-        {"reference": str(folder), "weights_sha256": base_model_digest(weights)},
+        {"reference": str(folder), "weights_sha256": weights_digest(weights)},
         lambda: load_for_inference(folder, config.dtype),
         questions,
         config,

@@ -215,7 +215,7 @@ def _unless_unfit(shown: str, read: Callable[..., Found], *arguments: Any) -> Fo
 def _read(path: Path, settings_hash: str) -> State:
     with safe_open(path, "pt") as file:
         state = _without_tensors(file.metadata(), settings_hash)
-        return replace(state, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        return replace(state, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
 
 
 def _step_of(uri: str, settings_hash: str) -> int:

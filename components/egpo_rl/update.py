@@ -167,9 +167,7 @@ class Learner:
         batch.old_logp, batch.token_advantages = record.old_logp, record.token_advantages
         self.world.sum_gradients(list(self.parameters.values()))
         for item in self.parameters.values():
-            if (
-                item.grad is None
-            ):  # no group moved the policy: the step is that of a zero gradient, as if it had been in
+            if item.grad is None:  # no group moved the policy: the step is that of a zero gradient
                 item.grad = torch.zeros_like(item)
         return sum(self.world.gather([loss.item()])), record.sums()
 

@@ -63,7 +63,7 @@ def hub_is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "on", "yes")
 
 
-def base_model_digest(path: Path) -> str:
+def weights_digest(path: Path) -> str:
     """Hex sha256 over names and contents of the weight files, remembered in the cache until one of them changes."""
     files = sorted(path.glob("*.safetensors"))
     state = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -75,7 +75,7 @@ def base_model_digest(path: Path) -> str:
             return known["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # nothing remembered, or something unreadable: hash again
-    digest = sha256_of_json({file.name: sha256_of_file(file) for file in track(files, "hash base model", "files")})
+    digest = sha256_of_json({file.name: sha256_of_file(file) for file in track(files, "hash weights", "files")})
     write_json(memory, {"files": state, "sha256": digest})
     return digest
 

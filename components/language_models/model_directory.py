@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.language_models.adapters import adapter_digest
-from components.language_models.base_models import base_model_digest, resolve_base_model, without_bars
+from components.language_models.base_models import resolve_base_model, weights_digest, without_bars
 from components.language_models.tokens import ensure_chat_template
 from components.services.errors import InputError, WorkError
 from components.services.files import write_json
@@ -37,7 +37,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 class BaseModelReference(BaseModel):
-    """What the user called the base model, and the digest of its weights (base_models.base_model_digest)."""
+    """What the user called the base model, and the digest of its weights (base_models.weights_digest)."""
 
     model_config = ConfigDict(frozen=True)
     reference: str
@@ -176,7 +176,7 @@ def load_adapter(loaded: LoadedModel, folder: Path, trainable: bool) -> LoadedMo
     card = read_card(folder)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         raise InputError(f"model {folder}: there is no {ADAPTER_WEIGHTS}; an adapter in safetensors is wanted")
-    digest = base_model_digest(loaded.path)
+    digest = weights_digest(loaded.path)
     if card.base_model.sha256 != digest:
         raise InputError(
             f"model {folder}: its adapter was made for {card.base_model.reference} (weights "

@@ -55,7 +55,7 @@ def read_scores(evaluation: Path, weights_sha256: str) -> dict[str, Any]:
     """scores.json of an evaluation directory; {} when there is none.
 
     Args:
-        weights_sha256: digest of the model's weights (base_models.base_model_digest); promotion decides by the scores.
+        weights_sha256: digest of the model's weights (base_models.weights_digest); promotion decides by the scores.
 
     Raises:
         InputError: the file is no JSON object, or says that other weights were evaluated.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.language_models.base_models import base_model_digest
+from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import merge_adapter, read_card
 from components.model_registration.lineage import kfp_tags, lineage_tags, read_scores
 from components.services.errors import InputError, WorkError
@@ -58,7 +58,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     scores: dict[str, Any] = {}
     if evaluation := inputs.get("evaluation"):
         of_stage = evaluation / card.stage
-        scores = read_scores(of_stage if of_stage.is_dir() else evaluation, base_model_digest(source))
+        scores = read_scores(of_stage if of_stage.is_dir() else evaluation, weights_digest(source))
     merged = outputs.checkpoints / f"merged-{config.save_dtype}"
     if not merged.exists():
         with track(1, f"merge in float32, save as {config.save_dtype}", "models") as bar:

@@ -24,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.adapters import attach_adapter
-from components.language_models.base_models import base_model_digest, resolve_base_model
+from components.language_models.base_models import resolve_base_model, weights_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
 from components.services.errors import WorkError
 from components.services.files import read_json_lines, sha256_of_file, write_json
@@ -63,7 +63,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
             padding,
             outputs,
         )
-    base = BaseModelReference(reference=config.base_model, sha256=base_model_digest(base_path))
+    base = BaseModelReference(reference=config.base_model, sha256=weights_digest(base_path))
     card = ModelCard(
         stage=outputs.stage,
         base_model=base,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.language_models.base_models import base_model_digest, cache_folder, resolve_base_model
+from components.language_models.base_models import cache_folder, resolve_base_model, weights_digest
 from components.services import storage
 from components.services.errors import InputError
 
@@ -18,7 +18,7 @@ def test_a_model_in_s3_is_downloaded_once(
     monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path / "cache"))
     storage.upload_folder(tiny_model, f"{root}/base")
     path = resolve_base_model(f"{root}/base")
-    assert base_model_digest(path) == base_model_digest(tiny_model)
+    assert weights_digest(path) == weights_digest(tiny_model)
     assert {file.name for file in path.iterdir()} == {file.name for file in tiny_model.iterdir()}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")  # a second download would be refused
     assert resolve_base_model(f"{root}/base") == path
@@ -34,7 +34,7 @@ def test_pickle_weights_in_s3_are_refused_until_they_are_replaced(
     with pytest.raises(InputError, match="only pickle weights"):
         resolve_base_model(f"{root}/base")
     storage.upload_folder(tiny_model, f"{root}/base")
-    assert base_model_digest(resolve_base_model(f"{root}/base")) == base_model_digest(tiny_model)
+    assert weights_digest(resolve_base_model(f"{root}/base")) == weights_digest(tiny_model)
 
 
 def test_a_prefix_without_a_model_leaves_nothing_in_the_cache(

@@ -16,7 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 from components.language_models.adapters import attach_adapter
-from components.language_models.base_models import base_model_digest
+from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import (
     BaseModelReference,
     ModelCard,
@@ -45,13 +45,13 @@ def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
             weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.05
     card = ModelCard(
         stage="egpo_rl",
-        base_model=BaseModelReference(reference=str(tiny_model), sha256=base_model_digest(tiny_model)),
+        base_model=BaseModelReference(reference=str(tiny_model), sha256=weights_digest(tiny_model)),
         prompt_version="1",
         parents={"records": "ab" * 32},
     )
     save_adapter(model, tmp_path / "egpo_rl" / "model", card)
     scores = {
-        "model": {"weights_sha256": base_model_digest(tmp_path / "egpo_rl" / "model")},
+        "model": {"weights_sha256": weights_digest(tmp_path / "egpo_rl" / "model")},
         "evaluator": {"name": "bfcl-eval", "version": "1"},
         "questions": {"asked": 4, "of": 200, "ids_sha256": "cd" * 32},
         "sampling": {"temperature": 0.0},
@@ -101,7 +101,7 @@ def test_the_version_is_the_model_and_says_where_it_comes_from(
     assert tags["callforge.run_id"] == tmp_path.name
     assert tags["callforge.parent.records"] == "ab" * 32
     assert tags["callforge.base_model"] == str(tiny_model)
-    assert tags["callforge.base_model_sha256"] == base_model_digest(tiny_model)
+    assert tags["callforge.base_model_sha256"] == weights_digest(tiny_model)
     assert tags["callforge.prompt_version"] == "1"
     assert tags["bfcl.multiple"] == tags["bfcl.mean_non_live"] == tags["bfcl.overall_single_turn"] == "0.7500"
     assert tags["bfcl.official_overall"] == "0.0187"

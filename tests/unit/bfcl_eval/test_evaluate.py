@@ -33,11 +33,11 @@ def stages(tiny_model, tmp_path_factory) -> dict[str, Path]:
     import torch
 
     from components.language_models.adapters import attach_adapter
-    from components.language_models.base_models import base_model_digest
+    from components.language_models.base_models import weights_digest
     from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
 
     root = tmp_path_factory.mktemp("stages")
-    reference = BaseModelReference(reference=str(tiny_model), sha256=base_model_digest(tiny_model))
+    reference = BaseModelReference(reference=str(tiny_model), sha256=weights_digest(tiny_model))
     for seed, stage in enumerate(("sft_warmup", "egpo_rl")):
         model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), seed)
         with torch.random.fork_rng():
@@ -135,7 +135,7 @@ def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
 
 
 def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, tmp_path):
-    from components.language_models.base_models import base_model_digest
+    from components.language_models.base_models import weights_digest
     from components.language_models.model_directory import merge_adapter
 
     merge_adapter(stages["egpo_rl"] / "model", tmp_path / "egpo_rl" / "model", "float32")
@@ -143,7 +143,7 @@ def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, t
     for name in ("base", "sft_warmup", "egpo_rl"):
         assert turns(tmp_path / "bfcl_eval" / name) == turns(done[0] / name)
     model = json.loads((tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").read_text())["model"]
-    assert model["weights_sha256"] == base_model_digest(tmp_path / "egpo_rl" / "model")
+    assert model["weights_sha256"] == weights_digest(tmp_path / "egpo_rl" / "model")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])

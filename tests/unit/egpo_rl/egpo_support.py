@@ -23,7 +23,7 @@ from components.egpo_rl.update import Learner, join_sums, make_batch, recompute_
 from components.function_calls.prompt import PROMPT_VERSION
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import attach_adapter
-from components.language_models.base_models import base_model_digest
+from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
 from components.language_models.shared_prefix import score_groups
 from components.services.errors import CallforgeError
@@ -40,7 +40,7 @@ def stage_inputs(folder: Path, base: Path, records, rank: int = 4) -> dict[str, 
     with gzip.open(folder / "data_refine" / "qualified.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(record_to_json(record)) + "\n" for record in records)
     model = attach_adapter(load_base(base, "float32", "cpu").model, AdapterSettings(rank=rank, alpha=2 * rank), seed=0)
-    reference = BaseModelReference(reference=str(base), sha256=base_model_digest(base))
+    reference = BaseModelReference(reference=str(base), sha256=weights_digest(base))
     card = ModelCard(stage="sft_warmup", base_model=reference, prompt_version=PROMPT_VERSION)
     save_adapter(model, folder / "sft_warmup" / "model", card)
     return {"records": folder / "data_refine", "model": folder / "sft_warmup"}

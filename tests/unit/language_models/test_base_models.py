@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from components.language_models import base_models
-from components.language_models.base_models import base_model_digest, hub_is_offline, resolve_base_model
+from components.language_models.base_models import hub_is_offline, resolve_base_model, weights_digest
 from components.language_models.model_directory import load_base
 from components.services.errors import InputError
 
@@ -66,24 +66,24 @@ def test_an_adapter_is_no_base_model(tmp_path):
 def test_the_digest_follows_the_weights_and_nothing_else(tiny_model, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
-    before = base_model_digest(copy)
-    assert before == base_model_digest(tiny_model)
+    before = weights_digest(copy)
+    assert before == weights_digest(tiny_model)
     (copy / "config.json").write_text("{}")
-    assert base_model_digest(copy) == before
+    assert weights_digest(copy) == before
     with (copy / "model.safetensors").open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         last = file.read(1)[0]
         file.seek(-1, os.SEEK_END)
         file.write(bytes([last ^ 1]))
-    assert base_model_digest(copy) != before
+    assert weights_digest(copy) != before
 
 
 def test_the_digest_is_read_once(tiny_model, tmp_path, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
-    first = base_model_digest(copy)
+    first = weights_digest(copy)
     monkeypatch.setattr(base_models, "sha256_of_file", lambda path: pytest.fail(f"{path} was hashed again"))
-    assert base_model_digest(copy) == first
+    assert weights_digest(copy) == first
 
 
 def _write_gguf(model_folder: Path, file: Path) -> None:

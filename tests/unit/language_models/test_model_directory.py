@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from components.language_models.adapters import adapter_digest, attach_adapter
-from components.language_models.base_models import base_model_digest
+from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import (
     BaseModelReference,
     ModelCard,
@@ -47,7 +47,7 @@ def _trained(base: Path, seed: int = 1):
 def _card(base: Path) -> ModelCard:
     return ModelCard(
         stage="sft_warmup",
-        base_model=BaseModelReference(reference=str(base), sha256=base_model_digest(base)),
+        base_model=BaseModelReference(reference=str(base), sha256=weights_digest(base)),
         prompt_version="1",
         parents={"records": "ab" * 32},
     )

@@ -14,7 +14,7 @@ import pytest
 
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import adapter_digest, attach_adapter
-from components.language_models.base_models import base_model_digest
+from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import load_base, load_for_inference, read_card
 from components.services.errors import WorkError
 from components.services.files import sha256_of_file
@@ -80,7 +80,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_as_a_cosine(finished):
 def test_the_model_directory_says_where_it_comes_from(finished, settings, records, tiny_model):
     card = read_card(finished[0] / "model")
     assert card.stage == "sft_warmup" and card.config == settings.model_dump(mode="json")
-    assert card.base_model.reference == str(tiny_model) and card.base_model.sha256 == base_model_digest(tiny_model)
+    assert card.base_model.reference == str(tiny_model) and card.base_model.sha256 == weights_digest(tiny_model)
     loaded = load_for_inference(finished[0] / "model", device="cpu")
     digests = {"records": sha256_of_file(records / "qualified.jsonl.gz"), "adapter": adapter_digest(loaded.model)}
     assert card.parents == digests
