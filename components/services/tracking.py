@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.services.errors import CallforgeError, InputError
-from components.services.web import NoAnswerError, ask, without_login
+from components.services.web import NoAnswerError, ask, trusted, without_login
 from components.settings import RunSettings
 
 RUN_TAG = "callforge.run_id"
@@ -250,7 +251,8 @@ def check_server(uri: str) -> None:
     """Ask an MLflow server for a sign of life, in seconds; any answer counts, also one that wants a login.
 
     Raises:
-        InputError: nobody answers at `uri`, or it is no http(s) address.
+        InputError: nobody answers at `uri`, or it is no http(s) address; a certificate that MLflow's variables name
+            cannot be read.
     """
     if not uri.startswith(("http://", "https://")):
         raise InputError(
@@ -258,7 +260,8 @@ def check_server(uri: str) -> None:
             f"http(s)://host:port, or unset it"
         )
     try:
-        status = ask(f"{uri.rstrip('/')}/health", token=os.environ.get("MLFLOW_TRACKING_TOKEN", "")).status
+        token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
+        status = ask(f"{uri.rstrip('/')}/health", token=token, trust=_trust()).status
     except NoAnswerError as error:
         raise InputError(
             f"MLFLOW_TRACKING_URI: no MLflow server answers at {server_name(uri)} ({error}); start it, correct the "
@@ -266,6 +269,27 @@ def check_server(uri: str) -> None:
         ) from None
     if status >= 500:
         raise InputError(f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is ill (HTTP {status}); see its log")
+
+
+def _trust() -> ssl.SSLContext | None:
+    """What MLflow's own variables say of https, None where they say nothing."""
+    authorities = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
+    own = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
+    unchecked = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
+    if not (authorities or own or unchecked):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=authorities) if authorities else trusted()
+        if own:
+            context.load_cert_chain(own)
+    except OSError as error:
+        raise InputError(
+            f"MLFLOW_TRACKING_SERVER_CERT_PATH={authorities or ''}, MLFLOW_TRACKING_CLIENT_CERT_PATH={own or ''}: "
+            f"cannot be used ({error}); name PEM files that can be read, or unset them"
+        ) from None
+    if unchecked:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
 
 
 def check_access() -> None:

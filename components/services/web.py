@@ -41,8 +41,11 @@ class _AsItIs(urllib.request.HTTPErrorProcessor):
     https_response = http_response
 
 
-def ask(url: str, *, method: str = "GET", token: str = "") -> Answer:
+def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext | None = None) -> Answer:
     """Send one request; a user and password in `url` go as a Basic header, else `token` as a Bearer one.
+
+    Args:
+        trust: whom to believe over https; None: the authorities in REQUESTS_CA_BUNDLE, else Python's.
 
     Raises:
         NoAnswerError: nobody answers at `url`, or it is no http(s) address.
@@ -59,7 +62,7 @@ def ask(url: str, *, method: str = "GET", token: str = "") -> Answer:
             headers["Authorization"] = f"Basic {base64.b64encode(unquote(login).encode()).decode()}"
         bare = parts._replace(netloc=host).geturl()
         request = urllib.request.Request(bare, headers=headers, method=method)  # noqa: S310  # scheme checked
-        secure = urllib.request.HTTPSHandler(context=_trusted())
+        secure = urllib.request.HTTPSHandler(context=trust or trusted())
         with urllib.request.build_opener(_AsItIs, secure).open(request, timeout=TIMEOUT) as answer:
             return Answer(answer.status, answer.reason, answer.read(LONGEST_ANSWER))
     except OSError as error:
@@ -70,8 +73,8 @@ def ask(url: str, *, method: str = "GET", token: str = "") -> Answer:
         raise NoAnswerError("what answers there does not speak HTTP") from None
 
 
-def _trusted() -> ssl.SSLContext:
-    """The authorities that the services' own clients trust: REQUESTS_CA_BUNDLE where it names some, else Python's."""
+def trusted() -> ssl.SSLContext:
+    """The authorities that the services' own clients trust."""
     bundle = os.environ.get("REQUESTS_CA_BUNDLE", "")
     if bundle and Path(bundle).is_dir():
         return ssl.create_default_context(capath=bundle)

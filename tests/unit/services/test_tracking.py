@@ -12,7 +12,7 @@ from mlflow.exceptions import MlflowException
 from components.services import tracking
 from components.services.errors import InputError
 from components.settings import RunSettings
-from tests.unit.small_servers import http_server, ssh_server
+from tests.unit.small_servers import http_server, self_signed_certificate, ssh_server
 
 BASIC = f"Basic {base64.b64encode(b'user:private').decode()}"
 
@@ -76,6 +76,23 @@ def test_a_token_with_a_line_break_is_not_told(monkeypatch: pytest.MonkeyPatch) 
     with http_server() as server, pytest.raises(InputError, match=r"line break.*MLFLOW_TRACKING_TOKEN") as error:
         tracking.check_server(server.url)
     assert "private" not in str(error.value)
+
+
+def test_https_is_trusted_as_mlflow_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = self_signed_certificate(tmp_path)
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    with http_server(certificate=certificate) as server:
+        address = f"https://localhost:{server.port}"
+        with pytest.raises(InputError, match="certificate"):
+            tracking.check_server(address)
+        monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+        tracking.check_server(address)
+        monkeypatch.delenv("MLFLOW_TRACKING_INSECURE_TLS")
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
+        tracking.check_server(address)
+        monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(tmp_path / "absent.pem"))
+        with pytest.raises(InputError, match=r"CLIENT_CERT_PATH=.*absent\.pem: cannot be used"):
+            tracking.check_server(address)
 
 
 @pytest.mark.parametrize("status", [200, 401, 404])
