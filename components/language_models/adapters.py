@@ -35,8 +35,9 @@ def attach_adapter(model: Any, settings: AdapterSettings, seed: int) -> PeftMode
 
 def adapter_digest(model: PeftModel) -> str:
     """Hex sha256 over names, shapes and float32 bytes of the adapter's weights; independent of device and order."""
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)  # "auto" asks the model hub
     digest = hashlib.sha256()
-    for name, weight in sorted(get_peft_model_state_dict(model).items()):
+    for name, weight in sorted(weights.items()):
         digest.update(f"{name}{tuple(weight.shape)}".encode())
         digest.update(weight.detach().to("cpu", torch.float32).contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 
 from components.language_models.adapters import adapter_digest, attach_adapter
@@ -43,3 +45,11 @@ def test_the_digest_sees_one_changed_weight(tiny_model):
     before = adapter_digest(model)
     next(weight for name, weight in model.named_parameters() if "lora_B" in name).data[0, 0] = 1e-30
     assert adapter_digest(model) != before
+
+
+def test_the_digest_asks_no_hub_for_the_base_model(tiny_model):
+    model = _attached(tiny_model, 0)
+    model.peft_config["default"].base_model_name_or_path = "org/model"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # peft warns when it has asked in vain
+        adapter_digest(model)
