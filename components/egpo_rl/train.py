@@ -96,7 +96,8 @@ def _run(
     loaded = _load_policy(config, source, card, "cpu" if sharded else world.device)
     if config.gradient_checkpointing:
         recompute_activations(loaded.model)
-    sampled, gathered = loaded, nullcontext
+    sampled = loaded
+    gathered: Callable[[], AbstractContextManager[None]] = nullcontext
     if sharded:
         sampled, gathered = _shard(config, loaded, world)
     limit, why = _longest_prompt(config, loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -41,7 +42,7 @@ class EGPOTrainer(GRPOTrainer):
                 f"bonus_weight={bonus_weight} must not be below 0, bonus_cap={bonus_cap} must be above {smallest_cap}"
             )
         super().__init__(*args, **kwargs)
-        self.bonus = {"weight": bonus_weight, "cap": bonus_cap, "form": bonus_form}
+        self.bonus = partial(entropy_bonus, weight=bonus_weight, cap=bonus_cap, form=bonus_form)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         batch = super()._generate_and_score_completions(inputs)
@@ -60,9 +61,9 @@ class EGPOTrainer(GRPOTrainer):
             thought[row, :length] = torch.tensor(thought_mask(self.processing_class, tokens[:length])).to(thought)
         # Not a product: where a row is padded, TRL may leave anything.
         entropy = torch.where(thought > 0, entropies, 0.0).sum(1) / thought.sum(1).clamp(min=1)
-        bonus = entropy_bonus(batch["advantages"], entropy, **self.bonus)
+        bonus = self.bonus(batch["advantages"], entropy)
         batch["advantages"] = batch["advantages"] + bonus
-        mode = "train" if self.model.training else "eval"
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]  # there is one here
         for name, values in (("entropy_thought", entropy), ("bonus", bonus)):
             self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
         return batch

@@ -108,7 +108,7 @@ def load_base(path: Path, dtype: Dtype = "float32", device: str | None = None) -
     try:
         with track(1, f"load {path.name}", "models") as bar, without_bars():
             tokenizer = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
+            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
             bar.advance()
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -139,7 +139,7 @@ def save_adapter(model: PeftModel, folder: Path, card: ModelCard) -> None:
     card = card.model_copy(update={"parents": {**card.parents, "adapter": digest}})
 
     def write(partial: Path) -> None:
-        model.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(str(partial), safe_serialization=True, save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
         settings = json.loads((partial / ADAPTER_CONFIG).read_text("utf-8"))
         settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order changes between processes

@@ -139,7 +139,7 @@ class _VarlenAttention(torch.autograd.Function):
         return out.transpose(0, 1)[None]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, lse = ctx.saved_tensors
         segments, split = ctx.segments, ctx.segments.prompt_tokens
         grad = grad[0].transpose(0, 1).contiguous()

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 from components.model_registration.gate import Decision, decide
 from components.services.errors import InputError, WorkError
@@ -20,13 +20,15 @@ CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS = "candidate", "challenger", "champion
 REPLACED_TAG, GATE_TAG, REASONS_TAG = "callforge.replaced", "callforge.gate", "callforge.gate_reasons"
 
 
-def promote(model: str, version: str, alias: Literal["challenger", "champion"], force: bool = False) -> list[str]:
-    """Give `alias` to a version when the gate lets it; returns what was done, line by line.
+def promote(model: str, version: str, alias: str, force: bool = False) -> list[str]:
+    """Give `alias`, challenger or champion, to a version when the gate lets it; returns what was done, line by line.
 
     Raises:
-        InputError: no such model or version, or the gate refuses (and not `force`).
+        InputError: another alias, no such model or version, or the gate refuses (and not `force`).
         WorkError: the registry failed, or the champion changed meanwhile.
     """
+    if alias not in (CHALLENGER, CHAMPION):
+        raise InputError(f"alias: {CHALLENGER} or {CHAMPION} is wanted, not {alias!r}")
     client = _client()
     with _faults(model):
         version = _version_number(client, model, version)

@@ -18,11 +18,9 @@ def promote_version(model_name: str, version: str, alias: str, decision: dsl.Out
     from pathlib import Path
 
     from components.model_registration.promotion import promote
-    from components.services.errors import CallforgeError, InputError
+    from components.services.errors import CallforgeError
 
     try:
-        if alias not in ("challenger", "champion"):
-            raise InputError(f"alias: challenger or champion is wanted, not {alias!r}")
         lines = promote(model_name, version, alias)
     except CallforgeError as error:
         print(f"promote: {error}", flush=True)
