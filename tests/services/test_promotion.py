@@ -100,3 +100,10 @@ def test_a_missing_model_is_named(services):
         promote("no-such-model", "candidate", "champion")
     with pytest.raises(InputError, match="no-such-model"):
         roll_back("no-such-model")
+
+
+def test_an_alias_that_promotion_does_not_give_is_named(registry):
+    version = registry(0.50)
+    with pytest.raises(InputError, match="challenger or champion is wanted, not 'candidat'"):
+        promote(registry.name, version, "candidat")
+    assert registry.alias("candidat") is None
