@@ -41,7 +41,8 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class State:
-    """What a run is made of between two steps. `settings_hash` covers the settings and the inputs."""
+    """What a run is made of between two steps. `settings_hash` covers the settings and the inputs; `held_out` is what
+    the held-out prompts said before training."""
 
     step: int
     settings_hash: str
@@ -49,7 +50,7 @@ class State:
     pass_rates: dict[str, Any]
     too_long: list[int]
     bad_steps: int
-    before: dict[str, float]
+    held_out: list[Any]
     python_random: Any
     tensors: dict[str, Tensor] = field(repr=False)
 

@@ -23,7 +23,15 @@ from components.egpo_rl.report import SAMPLES
 from components.egpo_rl.rollouts import RolloutGroup, sample_groups, sample_held_out
 from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import is_sharded
-from components.egpo_rl.step_log import Explainer, GroupFacts, reward_metrics, step_line
+from components.egpo_rl.step_log import (
+    Explainer,
+    GroupFacts,
+    HeldOut,
+    held_out_metrics,
+    held_out_rise,
+    reward_metrics,
+    step_line,
+)
 from components.egpo_rl.update import Learner, TrainingGroup, join_sums, make_batch
 from components.language_models.model_directory import LoadedModel
 from components.language_models.shared_prefix import (
@@ -81,10 +89,10 @@ class Training:
         self.explainer = Explainer(config.max_new_tokens)
         self.place = _Place(pass_rates={})
         self.saved = 0  # step of the newest checkpoint
-        self.before: dict[str, float] = {}
+        self.before: list[HeldOut] = []
 
-    def run(self) -> tuple[dict[str, float], dict[str, float]]:
-        """All steps from the newest checkpoint on; held-out figures before and after."""
+    def run(self) -> dict[str, float]:
+        """All steps from the newest checkpoint on; what the held-out prompts say of them."""
         resumed = self._resume()
         try:
             self.interruption.release(self.world)
@@ -94,7 +102,7 @@ class Training:
             steps = range(self.place.step, self.config.steps)
             for step in track(steps, "egpo_rl", "steps", total=self.config.steps, done=self.place.step):
                 self._step(step)
-            return self.before, self._held_out(AFTER, self.config.steps)
+            after = self._held_out(AFTER, self.config.steps)
         except StoppedError:
             self.interruption.hold()
             if self.saved < self.place.step:
@@ -105,6 +113,12 @@ class Training:
                 f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; start the same run "
                 "again to go on from there"
             ) from None
+        rise = held_out_rise(self.before, after)
+        if self.world.leads and "held_out_rise_error" in rise:
+            mean, error = rise["held_out_rise"], rise["held_out_rise_error"]
+            print(f"egpo_rl: held out, rise: {mean:+.3f} (standard error {error:.3f})", flush=True)
+        earlier = {f"{name}_before": value for name, value in held_out_metrics(self.before).items()}
+        return earlier | held_out_metrics(after) | rise
 
     def _step(self, step: int) -> None:
         started = time.perf_counter()
@@ -189,26 +203,21 @@ class Training:
             )
         self.unchecked = False
 
-    def _held_out(self, when: str, step: int) -> dict[str, float]:
-        """Rollouts for the held-out questions: reward, and by kind."""
+    def _held_out(self, when: str, step: int) -> list[HeldOut]:
+        """Rollouts for the held-out questions: how many are right."""
         if not self.order.held_out:
-            return {}
+            return []
         self.sampler.update(step)
         groups = sample_held_out(
             self.sampler, self.loaded.tokenizer, self.order.held_out, self.config, self.world, f"egpo_rl {when}"
         )
         facts = self.world.gather([GroupFacts.of(group) for group in groups])
-        metrics = {
-            name.replace("reward", "held_out_reward"): value
-            for name, value in reward_metrics(facts).items()
-            if name.startswith("reward")
-        }
+        prompts = [HeldOut(fact.index, fact.calls_wanted, fact.solved_share) for fact in facts]
         if self.world.leads:
-            print(
-                f"egpo_rl: {when} training: reward {metrics['held_out_reward']:.3f} ({len(facts)} prompts)", flush=True
-            )
+            reward = held_out_metrics(prompts)["held_out_reward"]
+            print(f"egpo_rl: {when} training: reward {reward:.3f} ({len(prompts)} prompts)", flush=True)
             self._append_samples([_sample_row(step, when, group, 0) for group in groups])
-        return metrics
+        return prompts
 
     def _tell(
         self, step: int, metrics: dict[str, float], facts: Sequence[GroupFacts], groups: Sequence[RolloutGroup]
@@ -257,7 +266,7 @@ class Training:
                 pass_rates=pass_rates_to_json(self.place.pass_rates or {}),
                 too_long=sorted(self.order.too_long),
                 bad_steps=self.place.bad_steps,
-                before=self.before,
+                held_out=self.before,
                 python_random=random.getstate(),
                 tensors=dict(tensors) | collect_files(self.outputs.folder, (METRICS, SAMPLES)),
             )
@@ -277,7 +286,7 @@ class Training:
         restore(state, tensors, self.learner.parameters, self.learner.optimizer)
         self.order.too_long.update(state.too_long)
         self.place = _Place(step, state.cursor, pass_rates_from_json(state.pass_rates), state.bad_steps)
-        self.saved, self.before = step, state.before
+        self.saved, self.before = step, [HeldOut(*prompt) for prompt in state.held_out]
         if newest:
             restore_files(newest, self.outputs.folder)
             print(f"egpo_rl: going on after step {step}", flush=True)

@@ -30,27 +30,31 @@ _CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def write_training_report(
-    folder: Path, config: EgpoRlSettings, before: Mapping[str, float], after: Mapping[str, float]
-) -> dict[str, float]:
-    """Write report.html; returns the stage's final metrics."""
+def write_training_report(folder: Path, config: EgpoRlSettings, held_out: Mapping[str, float]) -> dict[str, float]:
+    """Write report.html; returns the stage's final metrics.
+
+    Args:
+        held_out: step_log's held_out_metrics before (named `..._before`) and after training, and held_out_rise.
+    """
     steps = _rows(folder / METRICS)
-    final = {f"{name}_before": value for name, value in before.items()} | dict(after)
+    final = dict(held_out)
     last = [line["reward"] for line in steps[-LAST_STEPS:] if "reward" in line]
     if last:
         final["reward"] = sum(last) / len(last)
     summary = {
         "algorithm": config.algorithm,
         "steps": len(steps),
-        "held-out reward before": before.get("held_out_reward"),
-        "held-out reward after": after.get("held_out_reward"),
+        "held-out reward before": held_out.get("held_out_reward_before"),
+        "held-out reward after": held_out.get("held_out_reward"),
+        "standard error of the rise": held_out.get("held_out_rise_error"),
         "reward, last steps": final.get("reward"),
     }
     sections: list[Section] = []
     if not steps:
         sections.append(Text("No step was made", "The weights are those this stage was given."))
-    if before:
-        rows = [[name.removeprefix("held_out_"), before[name], after.get(name)] for name in before]
+    if held_out:
+        kinds = [name for name in held_out if f"{name}_before" in held_out]
+        rows = [[name.removeprefix("held_out_"), held_out[f"{name}_before"], held_out[name]] for name in kinds]
         sections.append(
             Table(
                 "Held-out prompts",

@@ -1,13 +1,17 @@
-"""What a step is told as: its metrics, one line a person can read, and the reason when there was nothing to learn.
+"""What a step is told as: its metrics, one line a person can read, and the reason when there was nothing to learn; and
+what the held-out prompts say of all steps together.
 
 Works on plain facts of all processes' rollouts; knows nothing of models or files.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from components.egpo_rl.rewards import TRUNCATED
 from components.egpo_rl.rollouts import RolloutGroup
@@ -80,6 +84,36 @@ def reward_metrics(groups: Sequence[GroupFacts]) -> dict[str, float]:
     metrics["truncated"] = _mean([not finished for group in groups for finished in group.finished])
     reasons = Counter(reason for group in groups for reason in group.reasons if reason)
     return metrics | {f"failure/{reason}": count / rollouts for reason, count in sorted(reasons.items())}
+
+
+class HeldOut(NamedTuple):
+    """One held-out prompt at one time: the share of its rollouts that are right."""
+
+    question: int  # its index
+    calls_wanted: bool
+    solved: float
+
+
+def held_out_metrics(prompts: Sequence[HeldOut]) -> dict[str, float]:
+    """Mean reward of the strict rule over all prompts, those that want calls, and those that want none."""
+    metrics = {}
+    for name, kinds in (("", (True, False)), ("_call", (True,)), ("_no_call", (False,))):
+        if shares := [prompt.solved for prompt in prompts if prompt.calls_wanted in kinds]:
+            metrics[f"held_out_reward{name}"] = _mean(shares)
+    return metrics
+
+
+def held_out_rise(before: Sequence[HeldOut], after: Sequence[HeldOut]) -> dict[str, float]:
+    """Mean rise over the prompts, and its standard error: that of paired differences, so that an easy prompt among the
+    held-out ones counts for neither side. The error is absent where there is one prompt."""
+    earlier = {prompt.question: prompt.solved for prompt in before}
+    rises = [prompt.solved - earlier[prompt.question] for prompt in after]
+    if not rises:
+        return {}
+    metrics = {"held_out_rise": _mean(rises)}
+    if len(rises) > 1:
+        metrics["held_out_rise_error"] = statistics.stdev(rises) / math.sqrt(len(rises))
+    return metrics
 
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:

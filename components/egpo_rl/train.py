@@ -117,7 +117,7 @@ def _run(
     sampler = PolicySampler(config, sampled, card.base_model.reference, world, folder, gathered)
     with Checkpoints(outputs.checkpoints, remote, config.keep_checkpoints) as checkpoints:
         training = Training(config, world, loaded, order, outputs, sampler, checkpoints, interruption, settings_hash)
-        before, after = training.run()
+        held_out = training.run()
     with gathered():
         if world.leads:
             made = ModelCard(
@@ -133,8 +133,8 @@ def _run(
                 save_model(sampled, outputs.folder / "model", made)
     if world.leads:
         training.write_tables()
-        return write_training_report(outputs.folder, config, before, after)
-    return after
+        return write_training_report(outputs.folder, config, held_out)
+    return held_out
 
 
 def _load_policy(config: EgpoRlSettings, source: Path, card: ModelCard, device: str) -> LoadedModel:

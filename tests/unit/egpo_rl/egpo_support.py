@@ -70,7 +70,9 @@ def run_stage(inputs: dict[str, Path], folder: Path, config: EgpoRlSettings, env
     report.write_report = lambda *_: None  # drawing takes longer than training a tiny model
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))
+        final = train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))
+        if os.environ.get("RANK", "0") == "0":
+            (folder / "final.json").write_text(json.dumps(final))
     except CallforgeError as error:
         print(error, flush=True)
         raise SystemExit(error.exit_code) from None
@@ -139,7 +141,7 @@ def meet_late(seconds: float, patience: timedelta, environment: dict[str, str]) 
 def save_large_checkpoint(folder: Path, file: Path) -> None:
     """A checkpoint of 80 MB; `file` gets by how many bytes the process grew."""
     tensors = {str(place): torch.full((1_000_000,), float(place)) for place in range(20)}
-    state = State(1, "same", 0, {}, [], 0, {}, None, tensors)
+    state = State(1, "same", 0, {}, [], 0, [], None, tensors)
     with Checkpoints(folder, "", keep=1) as checkpoints:
         before = getrusage(RUSAGE_SELF).ru_maxrss
         checkpoints.save(state)

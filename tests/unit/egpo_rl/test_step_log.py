@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from components.egpo_rl.step_log import FLAT_STEPS, Explainer, GroupFacts, reward_metrics
+from components.egpo_rl.step_log import (
+    FLAT_STEPS,
+    Explainer,
+    GroupFacts,
+    HeldOut,
+    held_out_metrics,
+    held_out_rise,
+    reward_metrics,
+)
 
 
 def group(reasons: list[str], calls_wanted: bool = True) -> GroupFacts:
@@ -68,3 +76,18 @@ def test_a_reward_that_stays_is_explained_and_the_example_given_once():
     assert texts[: FLAT_STEPS - 1] == [""] * (FLAT_STEPS - 1)
     assert f"flat for {FLAT_STEPS} steps" in texts[-2] and "text of wrong_value" in texts[-2]
     assert "flat" in texts[-1] and "for example" not in texts[-1]
+
+
+def test_the_rise_on_held_out_prompts_is_of_each_prompt_against_itself():
+    before = [HeldOut(3, True, 0.0), HeldOut(5, True, 0.5), HeldOut(8, False, 1.0)]
+    after = [HeldOut(8, False, 1.0), HeldOut(3, True, 0.5), HeldOut(5, True, 0.75)]
+    assert held_out_metrics(before) == {
+        "held_out_reward": 0.5, "held_out_reward_call": 0.25, "held_out_reward_no_call": 1.0
+    }  # fmt: skip
+    # differences 0.5, 0.25, 0: mean 0.25, standard deviation 0.25
+    assert held_out_rise(before, after) == pytest.approx({"held_out_rise": 0.25, "held_out_rise_error": 0.25 / 3**0.5})
+
+
+def test_an_error_wants_two_prompts():
+    assert held_out_rise([HeldOut(0, True, 0.0)], [HeldOut(0, True, 1.0)]) == {"held_out_rise": 1.0}
+    assert held_out_rise([], []) == {} == held_out_metrics([])

@@ -54,6 +54,9 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
     final = train.run(SMALL, inputs, outputs)
     told = capsys.readouterr().out
     assert {"held_out_reward_before", "held_out_reward", "reward"} <= final.keys()
+    rise = final["held_out_reward"] - final["held_out_reward_before"]
+    assert final["held_out_rise"] == pytest.approx(rise)
+    assert f"held out, rise: {rise:+.3f} (standard error {final['held_out_rise_error']:.3f})" in told
     lines = metrics_of(outputs)
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
