@@ -52,7 +52,7 @@ def demo() -> Profile:
             "egpo_rl.learning_rate": 3e-5,  # 1e-4 unlearns the form of a call in five steps of real records
             "egpo_rl.warmup_steps": 1,
             "egpo_rl.max_prompt_tokens": 384,
-            "egpo_rl.max_new_tokens": 96,
+            "egpo_rl.max_new_tokens": 128,  # as long as the turns that the warm-up teaches
             "egpo_rl.held_out": 4,
             "egpo_rl.checkpoint_every": 1,
             "bfcl_eval.sample_per_category": 3,
