@@ -15,6 +15,7 @@ CONFIG_KEYS = (
     "CALLFORGE_ARTIFACT_ROOT",
     "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
     "MLFLOW_TRACKING_URI",
 )
 SECRET = "callforge-credentials"  # noqa: S105  # the name of an object

@@ -33,6 +33,7 @@ BATCH_METRICS, BATCH_PARAMETERS, BATCH_TAGS = 1000, 100, 100  # limits of one lo
 FLUSH_METRICS, FLUSH_SECONDS = 500, 5.0
 LONGEST_PAUSE = 120.0  # seconds between two tries to reach a server that went away
 LAST_TRIES = 4
+_CERTIFICATES = ("MLFLOW_TRACKING_SERVER_CERT_PATH", "MLFLOW_TRACKING_CLIENT_CERT_PATH", "REQUESTS_CA_BUNDLE")
 # mlflow itself would try for minutes; here a try is short and what it carries is kept for the next one.
 _MLFLOW_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
@@ -260,8 +261,9 @@ def check_server(uri: str) -> None:
             f"http(s)://host:port, or unset it"
         )
     try:
+        trust = _mlflow_trust() if uri.startswith("https://") else None
         token = os.environ.get("MLFLOW_TRACKING_TOKEN", "")
-        status = ask(f"{uri.rstrip('/')}/health", token=token, trust=_trust()).status
+        status = ask(f"{uri.rstrip('/')}/health", token=token, trust=trust).status
     except NoAnswerError as error:
         raise InputError(
             f"MLFLOW_TRACKING_URI: no MLflow server answers at {server_name(uri)} ({error}); start it, correct the "
@@ -271,22 +273,18 @@ def check_server(uri: str) -> None:
         raise InputError(f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is ill (HTTP {status}); see its log")
 
 
-def _trust() -> ssl.SSLContext | None:
-    """What MLflow's own variables say of https, None where they say nothing."""
-    authorities = os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH")
-    own = os.environ.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
+def _mlflow_trust() -> ssl.SSLContext:
+    """Whom MLflow will trust over https, and the certificate it will show, by the variables that it reads itself."""
     unchecked = os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1")
-    if not (authorities or own or unchecked):
-        return None
+    files = {name: os.environ[name] for name in _CERTIFICATES if os.environ.get(name)}
+    authorities, own = files.get("MLFLOW_TRACKING_SERVER_CERT_PATH", ""), files.get("MLFLOW_TRACKING_CLIENT_CERT_PATH")
     try:
-        context = ssl.create_default_context(cafile=authorities) if authorities else trusted()
+        context = ssl.create_default_context() if unchecked else trusted(authorities)
         if own:
             context.load_cert_chain(own)
     except OSError as error:
-        raise InputError(
-            f"MLFLOW_TRACKING_SERVER_CERT_PATH={authorities or ''}, MLFLOW_TRACKING_CLIENT_CERT_PATH={own or ''}: "
-            f"cannot be used ({error}); name PEM files that can be read, or unset them"
-        ) from None
+        named = ", ".join(f"{name}={path}" for name, path in files.items())
+        raise InputError(f"{named}: not all of it can be used ({error}); name PEM files that can be read") from None
     if unchecked:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

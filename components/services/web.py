@@ -45,7 +45,7 @@ def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext
     """Send one request; a user and password in `url` go as a Basic header, else `token` as a Bearer one.
 
     Args:
-        trust: whom to believe over https; None: the authorities in REQUESTS_CA_BUNDLE, else Python's.
+        trust: whom to believe over https; None: trusted().
 
     Raises:
         NoAnswerError: nobody answers at `url`, or it is no http(s) address.
@@ -62,8 +62,9 @@ def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext
             headers["Authorization"] = f"Basic {base64.b64encode(unquote(login).encode()).decode()}"
         bare = parts._replace(netloc=host).geturl()
         request = urllib.request.Request(bare, headers=headers, method=method)  # noqa: S310  # scheme checked
-        secure = urllib.request.HTTPSHandler(context=trust or trusted())
-        with urllib.request.build_opener(_AsItIs, secure).open(request, timeout=TIMEOUT) as answer:
+        secure = url.startswith("https://")
+        handlers = [urllib.request.HTTPSHandler(context=trust or trusted())] if secure else []
+        with urllib.request.build_opener(_AsItIs, *handlers).open(request, timeout=TIMEOUT) as answer:
             return Answer(answer.status, answer.reason, answer.read(LONGEST_ANSWER))
     except OSError as error:
         raise NoAnswerError(str(getattr(error, "reason", error))) from None
@@ -73,9 +74,9 @@ def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext
         raise NoAnswerError("what answers there does not speak HTTP") from None
 
 
-def trusted() -> ssl.SSLContext:
-    """The authorities that the services' own clients trust."""
-    bundle = os.environ.get("REQUESTS_CA_BUNDLE", "")
+def trusted(bundle: str = "") -> ssl.SSLContext:
+    """The authorities in a file or folder; "": those in REQUESTS_CA_BUNDLE where it is set, else Python's."""
+    bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE", "")
     if bundle and Path(bundle).is_dir():
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle or None)

@@ -91,8 +91,20 @@ def test_https_is_trusted_as_mlflow_is_told_to(tmp_path: Path, monkeypatch: pyte
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
         tracking.check_server(address)
         monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(tmp_path / "absent.pem"))
-        with pytest.raises(InputError, match=r"CLIENT_CERT_PATH=.*absent\.pem: cannot be used"):
+        with pytest.raises(InputError, match=r"CLIENT_CERT_PATH=.*absent\.pem: not all of it can be used"):
             tracking.check_server(address)
+
+
+def test_no_certificate_is_read_where_none_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = self_signed_certificate(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "absent.pem"))
+    monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
+    with http_server(certificate=certificate) as server:
+        tracking.check_server(f"https://localhost:{server.port}")
+    monkeypatch.delenv("MLFLOW_TRACKING_INSECURE_TLS")
+    monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "absent.pem"))
+    with http_server() as server:
+        tracking.check_server(server.url)
 
 
 @pytest.mark.parametrize("status", [200, 401, 404])
