@@ -41,8 +41,7 @@ Found = TypeVar("Found")
 
 @dataclass(frozen=True)
 class State:
-    """What a run is made of between two steps. `settings_hash` covers the settings and the inputs; `held_out` is what
-    the held-out prompts said before training."""
+    """What a run is made of between two steps. `settings_hash` covers the settings and the inputs."""
 
     step: int
     settings_hash: str
@@ -50,7 +49,7 @@ class State:
     pass_rates: dict[str, Any]
     too_long: list[int]
     bad_steps: int
-    held_out: list[Any]
+    held_out_before: list[Any]
     python_random: Any
     tensors: dict[str, Tensor] = field(repr=False)
 

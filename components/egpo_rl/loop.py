@@ -89,7 +89,7 @@ class Training:
         self.explainer = Explainer(config.max_new_tokens)
         self.place = _Place(pass_rates={})
         self.saved = 0  # step of the newest checkpoint
-        self.before: list[HeldOut] = []
+        self.held_out_before: list[HeldOut] = []
 
     def run(self) -> dict[str, float]:
         """All steps from the newest checkpoint on; what the held-out prompts say of them."""
@@ -97,7 +97,7 @@ class Training:
         try:
             self.interruption.release(self.world)
             if not resumed:
-                self.before = self._held_out(BEFORE, 0)
+                self.held_out_before = self._held_out(BEFORE, 0)
                 self._save()
             steps = range(self.place.step, self.config.steps)
             for step in track(steps, "egpo_rl", "steps", total=self.config.steps, done=self.place.step):
@@ -113,11 +113,11 @@ class Training:
                 f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; start the same run "
                 "again to go on from there"
             ) from None
-        rise = held_out_rise(self.before, after)
+        rise = held_out_rise(self.held_out_before, after)
         if self.world.leads and "held_out_rise_error" in rise:
             mean, error = rise["held_out_rise"], rise["held_out_rise_error"]
             print(f"egpo_rl: held out, rise: {mean:+.3f} (standard error {error:.3f})", flush=True)
-        earlier = {f"{name}_before": value for name, value in held_out_metrics(self.before).items()}
+        earlier = {f"{name}_before": value for name, value in held_out_metrics(self.held_out_before).items()}
         return earlier | held_out_metrics(after) | rise
 
     def _step(self, step: int) -> None:
@@ -266,7 +266,7 @@ class Training:
                 pass_rates=pass_rates_to_json(self.place.pass_rates or {}),
                 too_long=sorted(self.order.too_long),
                 bad_steps=self.place.bad_steps,
-                held_out=self.before,
+                held_out_before=self.held_out_before,
                 python_random=random.getstate(),
                 tensors=dict(tensors) | collect_files(self.outputs.folder, (METRICS, SAMPLES)),
             )
@@ -286,7 +286,8 @@ class Training:
         restore(state, tensors, self.learner.parameters, self.learner.optimizer)
         self.order.too_long.update(state.too_long)
         self.place = _Place(step, state.cursor, pass_rates_from_json(state.pass_rates), state.bad_steps)
-        self.saved, self.before = step, [HeldOut(*prompt) for prompt in state.held_out]
+        self.saved = step
+        self.held_out_before = [HeldOut(*prompt) for prompt in state.held_out_before]
         if newest:
             restore_files(newest, self.outputs.folder)
             print(f"egpo_rl: going on after step {step}", flush=True)

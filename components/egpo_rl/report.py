@@ -46,6 +46,7 @@ def write_training_report(folder: Path, config: EgpoRlSettings, held_out: Mappin
         "steps": len(steps),
         "held-out reward before": held_out.get("held_out_reward_before"),
         "held-out reward after": held_out.get("held_out_reward"),
+        "held-out rise": held_out.get("held_out_rise"),
         "standard error of the rise": held_out.get("held_out_rise_error"),
         "reward, last steps": final.get("reward"),
     }

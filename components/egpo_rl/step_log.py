@@ -91,23 +91,25 @@ class HeldOut(NamedTuple):
 
     question: int  # its index
     calls_wanted: bool
-    solved: float
+    solved_share: float
 
 
 def held_out_metrics(prompts: Sequence[HeldOut]) -> dict[str, float]:
     """Mean reward of the strict rule over all prompts, those that want calls, and those that want none."""
     metrics = {}
     for name, kinds in (("", (True, False)), ("_call", (True,)), ("_no_call", (False,))):
-        if shares := [prompt.solved for prompt in prompts if prompt.calls_wanted in kinds]:
+        if shares := [prompt.solved_share for prompt in prompts if prompt.calls_wanted in kinds]:
             metrics[f"held_out_reward{name}"] = _mean(shares)
     return metrics
 
 
 def held_out_rise(before: Sequence[HeldOut], after: Sequence[HeldOut]) -> dict[str, float]:
-    """Mean rise over the prompts, and its standard error: that of paired differences, so that an easy prompt among the
-    held-out ones counts for neither side. The error is absent where there is one prompt."""
-    earlier = {prompt.question: prompt.solved for prompt in before}
-    rises = [prompt.solved - earlier[prompt.question] for prompt in after]
+    """Mean rise over the prompts and its standard error, of paired differences: how hard the prompts are drops out.
+
+    There is no error where there is one prompt.
+    """
+    earlier = {prompt.question: prompt.solved_share for prompt in before}
+    rises = [prompt.solved_share - earlier[prompt.question] for prompt in after]
     if not rises:
         return {}
     metrics = {"held_out_rise": _mean(rises)}

@@ -52,7 +52,7 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
     torchrun each process calls it alike. Only the first one writes.
 
     Returns:
-        Held-out reward before and after, and the mean reward of the last steps.
+        Held-out reward before and after, its rise and the standard error, and the mean reward of the last steps.
 
     Raises:
         InputError: no usable record or model, a prompt limit that leaves nothing, or more processes than GPUs.

@@ -63,7 +63,7 @@ class EGPOTrainer(GRPOTrainer):
         entropy = torch.where(thought > 0, entropies, 0.0).sum(1) / thought.sum(1).clamp(min=1)
         bonus = self.bonus(batch["advantages"], entropy)
         batch["advantages"] = batch["advantages"] + bonus
-        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]  # there is one here
+        mode = "train" if self.model.training else "eval"  # type: ignore[union-attr]  # TRL types it as optional
         for name, values in (("entropy_thought", entropy), ("bonus", bonus)):
             self._metrics[mode][name].append(self.accelerator.gather(values).mean().item())
         return batch

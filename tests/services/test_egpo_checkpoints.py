@@ -32,7 +32,7 @@ def made(step: int, settings_hash: str = "same") -> tuple[State, torch.nn.Parame
         pass_rates={"3": {"visits": 1, "last": 1.0, "solved_in_a_row": 1, "retired_until": 0}},
         too_long=[5],
         bad_steps=0,
-        held_out=[[0, True, 0.25]],
+        held_out_before=[[0, True, 0.25]],
         python_random=random.getstate(),
         tensors=dict(collect_tensors({"matrix": matrix}, optimizer)),
     )

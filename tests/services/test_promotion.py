@@ -106,4 +106,4 @@ def test_an_alias_that_promotion_does_not_give_is_named(registry):
     version = registry(0.50)
     with pytest.raises(InputError, match="challenger or champion is wanted, not 'candidat'"):
         promote(registry.name, version, "candidat")
-    assert registry.alias("candidat") is None
+    assert registry.alias("challenger") is None and registry.alias("candidate") == version
