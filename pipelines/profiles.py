@@ -57,7 +57,7 @@ def demo() -> Profile:
             "egpo_rl.checkpoint_every": 1,
             "bfcl_eval.sample_per_category": 3,
             "bfcl_eval.max_prompt_tokens": 1024,
-            "bfcl_eval.max_new_tokens": 96,
+            "bfcl_eval.max_new_tokens": 128,
             "bfcl_eval.batch_size": 8,
             "model_registration.model_name": "callforge-demo",
         },
