@@ -6,8 +6,7 @@
 A step is: sample one group of G completions of C tokens for a prompt of P tokens (no token ends a completion, so
 both sides generate equally much), score the reference when KL is on, forward, backward, AdamW. Each side is a process
 of its own that does its steps when told, in turns; the `--uncounted` first steps of each are left out. Ours runs EGPO,
-TRL GRPO, which has less to do. To fit a machine of 24 GB, TRL's rows per pass are 8 at P=600 and 2 above; ours takes
-BUDGET unique tokens a pass, which parts a group of 16 completions of 128 tokens in two where P=1500.
+TRL GRPO, which has less to do. TRL's rows per pass are 8 at P=600 and 2 above, to fit a machine of 24 GB.
 
 The limit is the CPU seconds that the products of the step take, every unique token once, at the measured rate of a
 large matrix product: 2 operations per weight and token forward, 2 back (base weights are frozen, so only activations
@@ -32,7 +31,6 @@ from typing import Any
 PHASES = ("rollout", "reference", "update")
 QUICK = (600, 64, 8, True)
 THREADS = 2
-BUDGET = 2560  # unique tokens
 
 
 @dataclass(frozen=True)
@@ -187,11 +185,7 @@ def our_side(cell: Cell, steps: int, pipe: Any) -> None:
     model, tokenizer = load_model()
     prompt = tokenizer(prompt_text(tokenizer, cell.prompt))["input_ids"]
     config = EgpoRlSettings(
-        kl_coefficient=0.001 if cell.kl else 0.0,
-        group_size=cell.group,
-        max_new_tokens=cell.completion,
-        unique_tokens_per_pass=BUDGET,
-        warmup_steps=0,
+        kl_coefficient=0.001 if cell.kl else 0.0, group_size=cell.group, max_new_tokens=cell.completion, warmup_steps=0
     )
     sampler = TransformersSampler(model, tokenizer)
     sampler.ends = torch.tensor([], dtype=torch.long)  # no token ends a completion
