@@ -6,6 +6,9 @@ first backward, once for g W: memory for speed (docs/benchmarks.md has both). Fo
 gradient, as in decoding, the adapter may be added to a copy of the weight for the time of the block; the weight itself
 is never changed.
 
+A gated MLP, down(silu(gate(x)) * up(x)), keeps two wide tensors for its backward here, not four: the activation and the
+product are made again.
+
 Other devices, other types and layers that are not plain keep the forward they have.
 """
 
@@ -21,6 +24,7 @@ from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
+GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")  # transformers' names for that MLP
 ROWS = 64  # oneDNN lays a weight out for about so many rows; measured best from 8 to 1,112
 
 _packs: WeakKeyDictionary[nn.Linear, dict[str, tuple[Any, Tensor]]] = WeakKeyDictionary()
@@ -48,10 +52,10 @@ def fast_linears(model: nn.Module, *, merged: bool = False) -> Iterator[None]:
         forward: Callable[[Tensor], Tensor] | None = None
         if type(module) is LoraLinear:
             inner.update(module.modules())
-            if _is_plain_adapter(module):
-                forward = (_merged_forward if merged else _adapted_forward)(module)
-        elif type(module) is nn.Linear and _is_packable(module):
-            forward = _plain_forward(module)
+        if _is_fast(module):
+            forward = (_merged_forward if merged else _fast_forward)(module)
+        elif not merged and type(module).__name__ in GATED and _is_gated_by_silu(module):
+            forward = _gated_forward(module)
         if forward is not None:
             module.forward = forward
             replaced.append(module)
@@ -69,8 +73,10 @@ def _is_packable(layer: nn.Linear) -> bool:
     return frozen and usable and not torch.is_autocast_enabled("cpu")  # which does not reach these products
 
 
-def _is_plain_adapter(layer: LoraLinear) -> bool:
-    """One active LoRA adapter without dropout or variant on a packable layer."""
+def _is_fast(layer: Any) -> bool:
+    """A packable layer, bare or with one active LoRA adapter without dropout or variant."""
+    if type(layer) is not LoraLinear:
+        return type(layer) is nn.Linear and _is_packable(layer)
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     return (
         len(names) == 1
@@ -84,29 +90,33 @@ def _is_plain_adapter(layer: LoraLinear) -> bool:
     )
 
 
-def _plain_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    return lambda states: _Linear.apply(states, layer, None, None, 0.0)
+def _is_gated_by_silu(mlp: Any) -> bool:
+    return mlp.config.hidden_act == "silu" and _is_fast(mlp.down_proj)
 
 
-def _adapted_forward(layer: Any) -> Callable[[Tensor], Tensor]:
+def _weights(layer: Any) -> tuple[nn.Linear, Tensor | None, Tensor | None, float]:
+    """The frozen layer, and A, B and scale of the adapter that is on now."""
+    if type(layer) is nn.Linear:
+        return layer, None, None, 0.0
+    if layer.disable_adapters:
+        return layer.base_layer, None, None, 0.0
     name = next(name for name in layer.active_adapters if name in layer.lora_A)
-    base, down, up, scale = layer.base_layer, layer.lora_A[name], layer.lora_B[name], layer.scaling[name]
+    return layer.base_layer, layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name]
 
-    def forward(states: Tensor) -> Tensor:
-        if layer.disable_adapters:
-            return _Linear.apply(states, base, None, None, 0.0)
-        return _Linear.apply(states, base, down.weight, up.weight, scale)
 
-    return forward
+def _fast_forward(layer: Any) -> Callable[[Tensor], Tensor]:
+    return lambda states: _Linear.apply(states, *_weights(layer))
+
+
+def _gated_forward(mlp: Any) -> Callable[[Tensor], Tensor]:
+    return lambda states: _GatedLinear.apply(mlp.gate_proj(states), mlp.up_proj(states), *_weights(mlp.down_proj))
 
 
 def _merged_forward(layer: Any) -> Callable[[Tensor], Tensor]:
-    if layer.disable_adapters:
-        return _plain_forward(layer.base_layer)
-    name = next(name for name in layer.active_adapters if name in layer.lora_A)
-    down, up = layer.lora_A[name].weight.detach(), layer.lora_B[name].weight.detach()
-    base = layer.base_layer
-    weight = torch.addmm(base.weight.detach(), up, down, alpha=layer.scaling[name])
+    base, down, up, scale = _weights(layer)
+    if down is None or up is None:
+        return _fast_forward(base)
+    weight = torch.addmm(base.weight.detach(), up.detach(), down.detach(), alpha=scale)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     return lambda states: _product(states.reshape(-1, states.shape[-1]), packed, base.bias).view(*states.shape[:-1], -1)
 
@@ -119,30 +129,74 @@ class _Linear(torch.autograd.Function):
         ctx: Any, states: Tensor, layer: nn.Linear, down: Tensor | None, up: Tensor | None, scale: float
     ) -> Tensor:
         flat = states.reshape(-1, states.shape[-1])
-        out = _product(flat, _packed(layer, "forward"), layer.bias)
+        out, narrow = _adapted_product(flat, layer, down, up, scale)
         ctx.layer, ctx.scale = layer, scale
-        if down is None or up is None:
-            ctx.save_for_backward()
-        else:
-            narrow = flat @ down.T
-            out.addmm_(narrow, up.T, alpha=scale)
-            ctx.save_for_backward(flat, narrow, down, up)
+        ctx.save_for_backward(*(() if narrow is None else (flat, narrow, down, up)))
         return out.view(*states.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None]:
-        flat_grad = grad.reshape(-1, grad.shape[-1])
-        of_states = of_down = of_up = None
-        if ctx.needs_input_grad[0]:
-            of_states = _product(flat_grad, _packed(ctx.layer, "backward"), None)
-        if ctx.saved_tensors:
-            flat, narrow, down, up = ctx.saved_tensors
-            of_narrow = (flat_grad @ up).mul_(ctx.scale)
-            of_down = of_narrow.T @ flat
-            of_up = (narrow.T @ flat_grad).mul_(ctx.scale).T  # in this order MKL is twice as fast
-            if of_states is not None:
-                of_states.addmm_(of_narrow, down)
+        saved = ctx.saved_tensors or (None, None, None, None)
+        of_states, of_down, of_up = _gradients(grad, ctx.layer, ctx.scale, ctx.needs_input_grad[0], *saved)
         return None if of_states is None else of_states.view(*grad.shape[:-1], -1), None, of_down, of_up, None
+
+
+class _GatedLinear(torch.autograd.Function):
+    """The same of x = silu(g) * u, with gradients to g and u; x is made again in backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gate: Tensor, value: Tensor, layer: nn.Linear, down: Tensor | None, up: Tensor | None, scale: float
+    ) -> Tensor:
+        states = nn.functional.silu(gate).mul_(value)
+        out, narrow = _adapted_product(states.view(-1, states.shape[-1]), layer, down, up, scale)
+        ctx.layer, ctx.scale = layer, scale
+        ctx.save_for_backward(gate, value, *(() if narrow is None else (narrow, down, up)))
+        return out.view(*states.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        gate, value, *adapter = ctx.saved_tensors
+        active = nn.functional.silu(gate)
+        flat = (active * value).view(-1, active.shape[-1]) if adapter else None
+        of_states, of_down, of_up = _gradients(grad, ctx.layer, ctx.scale, True, flat, *(adapter or (None, None, None)))
+        assert of_states is not None
+        of_states = of_states.view_as(gate)
+        of_gate = torch.ops.aten.silu_backward(of_states * value, gate)
+        return of_gate, of_states.mul_(active), None, of_down, of_up, None
+
+
+def _adapted_product(
+    flat: Tensor, layer: nn.Linear, down: Tensor | None, up: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor | None]:
+    """x W' + b + s (x A') B', and x A' where there is an adapter."""
+    out = _product(flat, _packed(layer, "forward"), layer.bias)
+    if down is None or up is None:
+        return out, None
+    narrow = flat @ down.T
+    return out.addmm_(narrow, up.T, alpha=scale), narrow
+
+
+def _gradients(
+    grad: Tensor,
+    layer: nn.Linear,
+    scale: float,
+    wanted: bool,
+    flat: Tensor | None,
+    narrow: Tensor | None,
+    down: Tensor | None,
+    up: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients to x (where `wanted`), A and B of `_adapted_product`; the last four are None without an adapter."""
+    flat_grad = grad.reshape(-1, grad.shape[-1])
+    of_states = _product(flat_grad, _packed(layer, "backward"), None) if wanted else None
+    if flat is None or narrow is None or down is None or up is None:
+        return of_states, None, None
+    of_narrow = (flat_grad @ up).mul_(scale)
+    if of_states is not None:
+        of_states.addmm_(of_narrow, down)
+    of_up = (narrow.T @ flat_grad).mul_(scale).T  # in this order MKL is twice as fast
+    return of_states, of_narrow.T @ flat, of_up
 
 
 def _packed(layer: nn.Linear, direction: str) -> Tensor:

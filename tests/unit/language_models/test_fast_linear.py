@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -17,11 +18,11 @@ from components.language_models.fast_linear import fast_linears
 TOKENS = torch.arange(40).reshape(2, 20)
 
 
-def make_model(**options: Any) -> Any:
+def make_model(activation: str = "silu", **options: Any) -> Any:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, attention_bias=True,
+        num_key_value_heads=2, attention_bias=True, hidden_act=activation,
     )  # fmt: skip
     model = get_peft_model(LlamaForCausalLM(config), LoraConfig(target_modules="all-linear", r=4, **options))
     for name, weight in model.named_parameters():
@@ -37,13 +38,43 @@ def logits_and_gradients(model: Any) -> tuple[Tensor, list[Tensor]]:
     return logits.detach(), [weight.grad for weight in model.parameters() if weight.requires_grad]
 
 
-def test_logits_and_gradients_stay_the_same() -> None:
-    model = make_model()
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+def test_logits_and_gradients_stay_the_same(activation: str) -> None:
+    model = make_model(activation)
     plain, plain_gradients = logits_and_gradients(model)
     with fast_linears(model):
         fast, fast_gradients = logits_and_gradients(model)
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast_gradients, plain_gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_through_a_switched_off_adapter_stay_the_same() -> None:
+    """Those of what lies before the MLP, here the embeddings."""
+    model = make_model()
+    embeddings = model.get_base_model().model.embed_tokens.weight.requires_grad_(True)
+    gradients = []
+    for block in (nullcontext(), fast_linears(model)):
+        model.zero_grad()
+        with block, model.disable_adapter():
+            model(input_ids=TOKENS).logits.sin().sum().backward()
+        gradients.append(embeddings.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gated_mlp_keeps_two_wide_tensors_for_its_backward() -> None:
+    model = make_model()
+    wide = set()
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.numel() == TOKENS.numel() * model.config.intermediate_size:
+            wide.add(tensor.data_ptr())
+            alive.append(tensor)
+        return tensor
+
+    alive: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), fast_linears(model):
+        model(input_ids=TOKENS)
+    assert len(wide) == 2 * model.config.num_hidden_layers
 
 
 def test_an_adapter_merged_for_the_block_gives_the_same_logits_and_leaves_the_weights() -> None:
