@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config
 
 from components.language_models.fast_linear import fast_linears
 
@@ -75,6 +75,24 @@ def test_a_gated_mlp_keeps_two_wide_tensors_for_its_backward() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), fast_linears(model):
         model(input_ids=TOKENS)
     assert len(wide) == 2 * model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config])
+def test_every_gated_mlp_that_is_named_computes_what_it_did(kind: Any) -> None:
+    torch.manual_seed(0)
+    config = kind(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8,
+    )  # fmt: skip
+    mlp = AutoModelForCausalLM.from_config(config).requires_grad_(False).model.layers[0].mlp
+    states = torch.randn(20, 32, requires_grad=True)
+    results = []
+    for block in (nullcontext(), fast_linears(mlp)):
+        with block:
+            assert ("forward" in vars(mlp)) is bool(results)
+            out = mlp(states)
+        results.append((out.detach(), *torch.autograd.grad(out.sin().sum(), states)))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
 def test_an_adapter_merged_for_the_block_gives_the_same_logits_and_leaves_the_weights() -> None:
