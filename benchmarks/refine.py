@@ -31,8 +31,8 @@ from components.data_refine.rules import check_grounding, check_record, encode
 from components.data_refine.sample_source import sample_records
 from components.function_calls.formats import read_records
 from components.function_calls.record import Record, record_to_json
-from components.services.stage import execute_stage
 from components.settings import DataRefineSettings, RunSettings
+from components.stages.stage import execute_stage
 
 REAL = Path(__file__).resolve().parents[1] / "../shared/data/fc_train.jsonl.gz"
 

@@ -23,8 +23,8 @@ from pydantic import (
     field_validator,
 )
 
-from components.services.errors import InputError
-from components.services.files import expand_home
+from components.errors import InputError
+from components.files import expand_home
 
 
 class Section(BaseModel):

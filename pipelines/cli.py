@@ -19,8 +19,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from components.services.errors import CallforgeError, InputError
-from components.services.files import expand_home
+from components.errors import CallforgeError, InputError
+from components.files import expand_home
 from components.services.web import without_login
 
 app = typer.Typer(
@@ -290,9 +290,9 @@ def _run_stage(
 ) -> None:
     """Run `components.STAGE.FUNCTION` alone, after the checks that concern it."""
     from components.preflight.checks import problems
-    from components.services.stage import execute_stage
     from components.services.tracking import tracking_uri
     from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
+    from components.stages.stage import execute_stage
     from pipelines.profiles import find_profile
 
     default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, ""), "run.run_id": _own_run(stage, out)}

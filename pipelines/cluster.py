@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.errors import CallforgeError, InputError, WorkError
 from components.preflight.checks import PARAMETERS
-from components.services.errors import CallforgeError, InputError, WorkError
 from components.services.web import NoAnswerError, ask, without_login
 from components.settings import AUTO, resolve_settings
 from pipelines.compiled_files import COMPILED, compiled_path

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from components.services.errors import CallforgeError
+from components.errors import CallforgeError
 from components.services.storage import check_bucket, endpoint
 from components.services.tracking import check_server, server_name, tracking_uri
 from components.settings import ARTIFACT_ROOT_VARIABLE

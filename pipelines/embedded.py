@@ -28,7 +28,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import IO, Any
 
-from components.services.errors import CallforgeError, InputError, WorkError
+from components.errors import CallforgeError, InputError, WorkError
 
 BUCKET = "callforge"
 ARTIFACT_ROOT = f"s3://{BUCKET}/runs"  # for RunSettings.artifact_root

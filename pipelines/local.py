@@ -22,12 +22,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from components.services.errors import CallforgeError, InputError, WorkError
-from components.services.files import write_json
-from components.services.local_run import RUN_FOLDER, STOP, sole_run
+from components.errors import CallforgeError, InputError, WorkError
+from components.files import write_json
 from components.services.progress import PROGRESS_FILE
-from components.services.stage import ERROR
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, read_section, resolve_settings
+from components.stages.local_run import RUN_FOLDER, STOP, sole_run
+from components.stages.stage import ERROR
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
 from pipelines.local_pipeline import KFP_ROOT, REQUEST
 from pipelines.profiles import Profile, find_profile

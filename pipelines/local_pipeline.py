@@ -12,7 +12,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from components.services.local_run import join_run
+from components.stages.local_run import join_run
 from pipelines.profiles import find_profile
 
 REQUEST, KFP_ROOT = "run.json", "kfp"  # in the run directory: what is asked for, and KFP's own files

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.services.errors import InputError
+from components.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

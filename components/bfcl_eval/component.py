@@ -26,8 +26,8 @@ def bfcl_eval(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.services.stage import run_component
     from components.settings import BfclEvalSettings
+    from components.stages.stage import run_component
 
     def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
         from components.bfcl_eval.evaluate import run

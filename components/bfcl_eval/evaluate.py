@@ -24,11 +24,11 @@ from components.bfcl_eval.scores import (
     official_groups,
     run_groups,
 )
+from components.files import write_json
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import PROMPT_VERSION
-from components.services.files import write_json
-from components.services.stage import Outputs
 from components.settings import BfclEvalSettings
+from components.stages.stage import Outputs
 
 if TYPE_CHECKING:
     from components.language_models.model_directory import LoadedModel

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import PREFIX, Question
+from components.errors import InputError
+from components.files import atomic_write, sha256_of_json
 from components.function_calls.parse import parse_turn
-from components.services.errors import InputError
-from components.services.files import atomic_write, sha256_of_json
 from components.services.progress import track
 from components.settings import BfclEvalSettings
 

@@ -25,7 +25,7 @@ def bfcl_eval_one(
         metrics: final metrics.
     """
     from components.bfcl_eval.evaluate import run_one
-    from components.services.stage import run_component
     from components.settings import BfclEvalSettings
+    from components.stages.stage import run_component
 
     run_component("bfcl_eval", run_one, BfclEvalSettings, settings, run, {"model": model}, evaluation, report, metrics)

@@ -17,11 +17,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from components.errors import InputError
+from components.files import read_json_lines, sha256_of_json
 from components.function_calls.prompt import Prompt, build_prompt
 from components.function_calls.record import Message, Tool
 from components.function_calls.tool_schema import normalise_tool
-from components.services.errors import InputError
-from components.services.files import read_json_lines, sha256_of_json
 
 PREFIX = "BFCL_v4"
 # Category and its number of questions in BFCL v4: the weights of the live group, and a check of the data found.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.bfcl_eval.questions import SIZES
-from components.services.errors import InputError
+from components.errors import InputError
 
 MODELS = {"base": "base", "sft_warmup": "warm-up", "egpo_rl": "EGPO"}  # folder and the name people read
 SCORES = "scores.json"

@@ -22,8 +22,8 @@ def data_refine(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.services.stage import run_component
     from components.settings import DataRefineSettings
+    from components.stages.stage import run_component
 
     def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
         from components.data_refine.refine import run

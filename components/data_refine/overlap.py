@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from components.services.errors import InputError
+from components.errors import InputError
 
 GRAM = 8
 # Scripts without spaces count each character as a word.

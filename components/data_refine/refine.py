@@ -23,15 +23,15 @@ from components.data_refine.duplicates import KeyTable
 from components.data_refine.overlap import QuestionIndex, bfcl_data_folder, bfcl_questions
 from components.data_refine.rules import Verdict, check_grounding, check_record, encode
 from components.data_refine.sample_source import sample_records
+from components.errors import InputError
+from components.files import atomic_write
 from components.function_calls.formats import FormatError, Rejected, numbered_records
 from components.function_calls.record import CATEGORIES, Record
-from components.services.errors import InputError
-from components.services.files import atomic_write
 from components.services.progress import track
 from components.services.report import Bars, Examples, Table, write_report
-from components.services.stage import Outputs
 from components.services.storage import open_uri
 from components.settings import DataRefineSettings
+from components.stages.stage import Outputs
 
 OUTCOMES = ("qualified", "hard", "rejected")
 _SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind

@@ -28,8 +28,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from components.egpo_rl.sharding import part_like, whole
-from components.services.errors import CallforgeError
-from components.services.files import atomic_write
+from components.errors import CallforgeError
+from components.files import atomic_write
 from components.services.storage import download_folder, open_uri, upload_file, uri_exists
 
 PATTERN = "step-*.safetensors"

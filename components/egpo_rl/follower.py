@@ -12,10 +12,10 @@ import threading
 from pathlib import Path
 
 from components.egpo_rl import train
-from components.services.errors import CallforgeError
-from components.services.stage import Outputs
+from components.errors import CallforgeError
 from components.services.tracking import Tracker
 from components.settings import EgpoRlSettings, RunSettings, read_section
+from components.stages.stage import Outputs
 
 
 def main() -> None:

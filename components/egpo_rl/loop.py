@@ -33,6 +33,8 @@ from components.egpo_rl.step_log import (
     step_line,
 )
 from components.egpo_rl.update import Learner, TrainingGroup, join_sums, make_batch
+from components.errors import WorkError
+from components.files import read_json_lines
 from components.language_models.model_directory import LoadedModel
 from components.language_models.shared_prefix import (
     Group,
@@ -43,11 +45,9 @@ from components.language_models.shared_prefix import (
     sharing_obstacle,
 )
 from components.language_models.tokens import thought_mask
-from components.services.errors import WorkError
-from components.services.files import read_json_lines
 from components.services.progress import track
-from components.services.stage import METRICS, Outputs
 from components.settings import EgpoRlSettings
+from components.stages.stage import METRICS, Outputs
 
 SAMPLES_PER_STEP = 4
 BEFORE, AFTER = "held out, before", "held out, after"

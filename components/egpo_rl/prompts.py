@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from components.errors import InputError
 from components.function_calls.formats import FormatError, Rejected, read_records
 from components.function_calls.prompt import ToolNames, build_prompt
 from components.function_calls.record import Record
 from components.language_models.tokens import encode_prompt
-from components.services.errors import InputError
 from components.services.storage import open_uri
 
 RECORDS = "qualified.jsonl.gz"

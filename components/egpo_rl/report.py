@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.services.files import read_json_lines
+from components.files import read_json_lines
 from components.services.report import Examples, Lines, Section, Table, Text, write_report
-from components.services.stage import METRICS
 from components.settings import EgpoRlSettings
+from components.stages.stage import METRICS
 
 SAMPLES = "samples.jsonl"
 LAST_STEPS = 10

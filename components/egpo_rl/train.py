@@ -26,6 +26,8 @@ from components.egpo_rl.report import write_training_report
 from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import WholeCopy, shard_model
 from components.egpo_rl.update import recompute_activations
+from components.errors import InputError, WorkError
+from components.files import sha256_of_file, sha256_of_json
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import resolve_base_model
 from components.language_models.model_directory import (
@@ -38,10 +40,8 @@ from components.language_models.model_directory import (
     save_adapter,
     save_model,
 )
-from components.services.errors import InputError, WorkError
-from components.services.files import sha256_of_file, sha256_of_json
-from components.services.stage import Outputs, content_digest
 from components.settings import EgpoRlSettings
+from components.stages.stage import Outputs, content_digest
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:

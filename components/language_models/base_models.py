@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from components.services.errors import InputError
-from components.services.files import expand_home, sha256_of_file, sha256_of_json, write_json
+from components.errors import InputError
+from components.files import expand_home, sha256_of_file, sha256_of_json, write_json
 from components.services.progress import track
 from components.services.storage import download_folder, is_remote
 

@@ -24,11 +24,11 @@ from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from components.errors import InputError, WorkError
+from components.files import write_json
 from components.language_models.adapters import adapter_digest
 from components.language_models.base_models import resolve_base_model, weights_digest, without_bars
 from components.language_models.tokens import ensure_chat_template
-from components.services.errors import InputError, WorkError
-from components.services.files import write_json
 from components.services.progress import track
 
 CARD = "callforge.json"

@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.errors import InputError, WorkError
 from components.language_models.fast_linear import fast_linears
 from components.language_models.fused_head import log_probability_and_entropy
 from components.language_models.shared_attention import ROUTE, Segments, use_shared_attention
-from components.services.errors import InputError, WorkError
 
 CHECKED_TOKENS = 256  # of each completion that the self-check looks at
 

@@ -26,8 +26,8 @@ def model_registration(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.services.stage import run_component
     from components.settings import ModelRegistrationSettings
+    from components.stages.stage import run_component
 
     def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
         from components.model_registration.register import run

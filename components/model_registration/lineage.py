@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.errors import InputError
 from components.language_models.model_directory import ModelCard
-from components.services.errors import InputError
 
 
 def lineage_tags(card: ModelCard, run_id: str, scores: Mapping[str, Any]) -> dict[str, str]:

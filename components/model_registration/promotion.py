@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from components.errors import InputError, WorkError
 from components.model_registration.gate import Decision, decide
-from components.services.errors import InputError, WorkError
 from components.services.tracking import first_line, mlflow_client, server_name, tracking_uri
 
 CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS = "candidate", "challenger", "champion", "previous_champion"

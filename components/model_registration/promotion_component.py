@@ -17,8 +17,8 @@ def promote_version(model_name: str, version: str, alias: str, decision: dsl.Out
     """
     from pathlib import Path
 
+    from components.errors import CallforgeError
     from components.model_registration.promotion import promote
-    from components.services.errors import CallforgeError
 
     try:
         lines = promote(model_name, version, alias)

@@ -14,17 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from components.errors import InputError, WorkError
+from components.files import sha256_of_file, sha256_of_json, write_json
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import merge_adapter, read_card
 from components.model_registration.lineage import kfp_tags, lineage_tags, read_scores
-from components.services.errors import InputError, WorkError
-from components.services.files import sha256_of_file, sha256_of_json, write_json
 from components.services.progress import track
 from components.services.report import Section, Table, Text, write_report
-from components.services.stage import Outputs
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
 from components.services.tracking import first_line, mlflow_client, page, server_name, tracking_uri
 from components.settings import ModelRegistrationSettings
+from components.stages.stage import Outputs
 
 MANIFEST = "manifest.json"
 SHA_TAG, RUN_TAG = "callforge.manifest_sha256", "callforge.run_id"

@@ -19,14 +19,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from components.errors import CallforgeError, InputError
+from components.files import expand_home, write_json
 from components.function_calls.formats import FormatError, Rejected, read_records
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
 from components.language_models.samplers.published import RANKS
 from components.language_models.samplers.vllm_server import MODELS, find_base_model
-from components.services.errors import CallforgeError, InputError
-from components.services.files import expand_home, write_json
-from components.services.local_run import announce, join_run, run_folder
-from components.services.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 from components.services.storage import check_bucket, is_remote, names_below, open_uri
 from components.services.tracking import check_access, tracking_uri
 from components.services.web import NoAnswerError, ask, without_login
@@ -38,6 +36,8 @@ from components.settings import (
     SftWarmupSettings,
     resolve_settings,
 )
+from components.stages.local_run import announce, join_run, run_folder
+from components.stages.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 
 STAGE = "preflight"
 STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment
 from markupsafe import Markup
 
-from components.services.files import atomic_write
+from components.files import atomic_write
 
 COLOURS = ("#8a9bb0", "#e3a23c", "#2f7d6d", "#b5503c", "#6a5acd", "#4c8dc9", "#a0a03a", "#555555")
 MISSING = "-"

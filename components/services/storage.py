@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from components.services.errors import CallforgeError, InputError, WorkError
-from components.services.files import expand_home, sha256_of_file, sha256_of_json
+from components.errors import CallforgeError, InputError, WorkError
+from components.files import expand_home, sha256_of_file, sha256_of_json
 from components.services.progress import track
 
 SCHEME = "s3://"

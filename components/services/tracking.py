@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from components.services.errors import CallforgeError, InputError
+from components.errors import CallforgeError, InputError
 from components.services.web import NoAnswerError, ask, trusted, without_login
 from components.settings import RunSettings
 

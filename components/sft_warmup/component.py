@@ -24,8 +24,8 @@ def sft_warmup(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.services.stage import run_component
     from components.settings import SftWarmupSettings
+    from components.stages.stage import run_component
 
     def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
         from components.sft_warmup.warmup import run

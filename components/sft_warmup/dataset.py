@@ -14,11 +14,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from components.errors import InputError
 from components.function_calls.formats import FormatError, Rejected, read_records
 from components.function_calls.prompt import build_prompt, render_turn
 from components.function_calls.record import Record
 from components.language_models.tokens import encode_prompt, encode_turn
-from components.services.errors import InputError
 from components.services.progress import track
 from components.services.storage import open_uri
 from components.settings import SftWarmupSettings

@@ -22,18 +22,18 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from components.errors import WorkError
+from components.files import read_json_lines, sha256_of_file, write_json
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import resolve_base_model, weights_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
-from components.services.errors import WorkError
-from components.services.files import read_json_lines, sha256_of_file, write_json
 from components.services.progress import Track, track
 from components.services.report import Lines, Section, Table, Text, write_report
-from components.services.stage import METRICS, Outputs
 from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples, read_qualified
 from components.sft_warmup.loss import batch_loss
+from components.stages.stage import METRICS, Outputs
 
 WHOLE = "whole.json"  # written last into a checkpoint: sizes of its files
 

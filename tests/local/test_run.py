@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from components.services.local_run import STEPS
-from components.services.stage import verified_manifest
+from components.stages.local_run import STEPS
+from components.stages.stage import verified_manifest
 
 STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
 

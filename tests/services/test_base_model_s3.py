@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import InputError
 from components.language_models.base_models import cache_folder, resolve_base_model, weights_digest
 from components.services import storage
-from components.services.errors import InputError
 
 
 def test_a_model_in_s3_is_downloaded_once(

@@ -12,9 +12,9 @@ import torch
 from components.egpo_rl import report, train
 from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
 from components.services import storage
-from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
+from components.stages.stage import Outputs
 from tests.unit.egpo_rl.egpo_support import SMALL, stage_inputs
 
 

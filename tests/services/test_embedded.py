@@ -15,7 +15,7 @@ from typing import Any
 import boto3
 import pytest
 
-from components.services.errors import WorkError
+from components.errors import WorkError
 from pipelines import embedded
 
 REPOSITORY = Path(__file__).resolve().parents[2]

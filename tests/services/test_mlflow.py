@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from components.errors import InputError
 from components.services import tracking
-from components.services.errors import InputError
 from components.settings import RunSettings
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.files import write_json
 from components.preflight.checks import problems, run
-from components.services.files import write_json
 from components.services.storage import names_below, upload_folder
 from components.settings import resolve_settings
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from components.errors import InputError
 from components.model_registration.promotion import holder, promote, roll_back
-from components.services.errors import InputError
 from components.services.tracking import mlflow_client
 
 

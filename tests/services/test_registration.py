@@ -15,6 +15,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from components.errors import InputError, WorkError
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import (
@@ -29,9 +30,8 @@ from components.language_models.model_directory import (
 )
 from components.model_registration import register
 from components.services import storage, tracking
-from components.services.errors import InputError, WorkError
-from components.services.stage import execute_stage, verified_manifest
 from components.settings import AdapterSettings, ModelRegistrationSettings, RunSettings
+from components.stages.stage import execute_stage, verified_manifest
 
 IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])
 

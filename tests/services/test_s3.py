@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from components.errors import InputError, WorkError
 from components.services import storage
-from components.services.errors import InputError, WorkError
-from components.services.stage import Outputs, execute_stage, verified_manifest
 from components.settings import DataRefineSettings, RunSettings
+from components.stages.stage import Outputs, execute_stage, verified_manifest
 
 MEGABYTE = 2**20
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from components.services.errors import InputError
+from components.errors import InputError
 from components.settings import (
     EgpoRlSettings,
     Settings,

@@ -12,8 +12,8 @@ import pytest
 
 from components.egpo_rl import report, rewards, train
 from components.language_models.samplers.vllm_server import VllmServerSampler
-from components.services.stage import execute_stage
 from components.settings import EgpoRlSettings, RunSettings
+from components.stages.stage import execute_stage
 from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters, stage_inputs
 from tests.vllm.conftest import CONTEXT, RANK
 

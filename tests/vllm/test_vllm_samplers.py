@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from components.egpo_rl.algorithms import k3_divergence
+from components.errors import WorkError
 from components.language_models.samplers import Rollout, Sampler
 from components.language_models.samplers.vllm_engine import VllmEngineSampler
 from components.language_models.samplers.vllm_server import VllmServerSampler
 from components.language_models.shared_prefix import Group, score_groups, score_padded
-from components.services.errors import WorkError
 from tests.vllm.conftest import CONTEXT, RANK
 
 ENDS = list(range(25))  # many, so that a random model ends its turns

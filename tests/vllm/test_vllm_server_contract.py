@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import InputError, WorkError
 from components.language_models.samplers import vllm_server
 from components.language_models.samplers.vllm_server import VllmServerSampler
-from components.services.errors import InputError, WorkError
 from tests.vllm.conftest import CONTEXT, running_server
 
 PROMPT = [300, 301, 302]

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from components.services.errors import InputError
+from components.errors import InputError
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM serves

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from components.errors import WorkError
 from components.language_models.fast_linear import fast_linears
 from components.language_models.samplers import Rollout
 from components.language_models.samplers.prefix_cache import CopiedCache, PrefixCache
 from components.language_models.shared_prefix import sharing_obstacle
 from components.language_models.tokens import end_of_turn_ids
-from components.services.errors import WorkError
 
 ROWS = 64  # rows decoded together
 MERGING_PAYS = 16  # decode steps after which adding the adapter to a copy of the weights has paid for itself

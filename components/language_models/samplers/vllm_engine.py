@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
+from components.errors import InputError, WorkError
 from components.language_models.samplers import Rollout
 from components.language_models.samplers.published import publish_adapter
-from components.services.errors import InputError, WorkError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 

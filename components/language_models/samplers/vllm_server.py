@@ -26,9 +26,9 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from components.errors import InputError, WorkError
 from components.language_models.samplers import Rollout
 from components.language_models.samplers.published import publish_adapter
-from components.services.errors import InputError, WorkError
 
 CONNECTIONS = 128  # requests in flight to one replica
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds between tries while a replica does not answer

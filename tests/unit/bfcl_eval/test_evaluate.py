@@ -11,11 +11,11 @@ import pytest
 from components.bfcl_eval import evaluate, generations
 from components.bfcl_eval.generations import Generation, Journal
 from components.bfcl_eval.questions import load_questions
+from components.errors import InputError
 from components.language_models.samplers import Rollout
-from components.services.errors import InputError
-from components.services.stage import Outputs, execute_stage
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
+from components.stages.stage import Outputs, execute_stage
 
 CONFIG = BfclEvalSettings(
     categories=("multiple", "irrelevance", "live_parallel"),

@@ -11,8 +11,8 @@ import pytest
 
 from components.bfcl_eval import questions as module
 from components.bfcl_eval.questions import SIZES, load_questions, questions_digest
+from components.errors import InputError
 from components.function_calls.prompt import ToolNames
-from components.services.errors import InputError
 
 ALL = tuple(SIZES)
 

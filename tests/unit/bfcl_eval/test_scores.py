@@ -19,7 +19,7 @@ from components.bfcl_eval.scores import (
     summary_table,
     wilson_interval,
 )
-from components.services.errors import InputError
+from components.errors import InputError
 
 PYTHON = tuple(name for name in SIZES if name != "live_relevance")
 

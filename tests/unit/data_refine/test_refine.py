@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from components.data_refine import refine
 from components.data_refine.overlap import bfcl_data_folder, bfcl_questions
 from components.data_refine.rules import check_grounding
+from components.errors import InputError
 from components.function_calls.record import record_from_json
-from components.services.errors import InputError
-from components.services.stage import execute_stage
 from components.settings import DataRefineSettings, RunSettings
+from components.stages.stage import execute_stage
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
 TOOL = {

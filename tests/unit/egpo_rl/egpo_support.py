@@ -20,16 +20,16 @@ from components.egpo_rl.distributed import open_world
 from components.egpo_rl.rewards import Reward
 from components.egpo_rl.sharding import shard_model, whole
 from components.egpo_rl.update import Learner, join_sums, make_batch, recompute_activations
+from components.errors import CallforgeError
 from components.function_calls.prompt import PROMPT_VERSION
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
 from components.language_models.shared_prefix import score_groups
-from components.services.errors import CallforgeError
-from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, EgpoRlSettings, RunSettings
+from components.stages.stage import Outputs
 
 SMALL = EgpoRlSettings(steps=3, prompts_per_step=4, group_size=4, max_new_tokens=10, held_out=4, checkpoint_every=2)
 

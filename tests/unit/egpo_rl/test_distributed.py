@@ -14,8 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from components.egpo_rl import distributed, follower, train
+from components.errors import WorkError
 from components.language_models.samplers import vllm_server
-from components.services.errors import WorkError
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     lead_with,

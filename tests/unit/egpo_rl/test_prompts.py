@@ -15,7 +15,7 @@ from components.egpo_rl.prompts import (
     pass_rates_to_json,
     read_training_records,
 )
-from components.services.errors import InputError
+from components.errors import InputError
 from tests.unit.egpo_rl.egpo_support import stage_inputs
 
 

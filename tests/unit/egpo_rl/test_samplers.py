@@ -11,9 +11,9 @@ from peft import PeftModel
 from components.egpo_rl import report, rewards, samplers, train
 from components.language_models.model_directory import load_base
 from components.language_models.samplers.transformers import TransformersSampler
-from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
+from components.stages.stage import Outputs
 from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters
 
 CONFIG = SMALL.model_copy(update={"learning_rate": 0.05, "warmup_steps": 0, "sampler": "vllm_server"})

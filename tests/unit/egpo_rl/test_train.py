@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from components.egpo_rl import loop, report, rewards, train
 from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
+from components.errors import InputError, WorkError
+from components.files import sha256_of_file
 from components.function_calls.record import Message
 from components.language_models.model_directory import load_for_inference, merge_adapter, read_card
-from components.services.errors import InputError, WorkError
-from components.services.files import sha256_of_file
-from components.services.stage import Outputs
 from components.services.tracking import Tracker
 from components.settings import RunSettings
+from components.stages.stage import Outputs
 from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters, stage_inputs
 
 

@@ -13,10 +13,10 @@ import gguf
 import pytest
 import torch
 
+from components.errors import InputError
 from components.language_models import base_models
 from components.language_models.base_models import hub_is_offline, resolve_base_model, weights_digest
 from components.language_models.model_directory import load_base
-from components.services.errors import InputError
 
 
 def test_a_local_directory_is_itself(tiny_model):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from components.errors import InputError
 from components.language_models.adapters import adapter_digest, attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import (
@@ -23,7 +24,6 @@ from components.language_models.model_directory import (
     read_card,
     save_adapter,
 )
-from components.services.errors import InputError
 from components.settings import AdapterSettings
 
 IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])

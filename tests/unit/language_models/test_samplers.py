@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, MistralConfig
 
+from components.errors import WorkError
 from components.language_models.samplers import Rollout
 from components.language_models.samplers import transformers as sampling
 from components.language_models.samplers.transformers import TransformersSampler
 from components.language_models.shared_prefix import Group, score_padded
-from components.services.errors import WorkError
 
 ENDS = set(range(25))  # many, so that a random model ends its turns
 

@@ -22,6 +22,7 @@ from transformers import (
     Qwen3NextConfig,
 )
 
+from components.errors import InputError, WorkError
 from components.language_models import attention_kernels, shared_attention, shared_prefix
 from components.language_models.attention_kernels import FLASH_CPU, PLAIN, Kernel
 from components.language_models.shared_attention import Segments
@@ -32,7 +33,6 @@ from components.language_models.shared_prefix import (
     score_padded,
     sharing_obstacle,
 )
-from components.services.errors import InputError, WorkError
 
 SIZES: dict[str, Any] = {
     "vocab_size": 97,

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import InputError, WorkError
 from components.language_models.samplers import vllm_server
 from components.language_models.samplers.published import publish_adapter
 from components.language_models.samplers.vllm_server import VllmServerSampler
-from components.services.errors import InputError, WorkError
 from tests.unit.language_models.fake_vllm_server import END, FakeVllm, fake_vllm_server
 
 PROMPTS = [[5, 6, 7], [8, 9], [10]]

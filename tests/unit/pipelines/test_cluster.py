@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from components.services.errors import InputError, WorkError
+from components.errors import InputError, WorkError
 from pipelines import cluster
 from pipelines.compiled_files import COMPILED
 from tests.unit.small_servers import http_server, ssh_server

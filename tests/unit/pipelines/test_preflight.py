@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from components.files import write_json
 from components.function_calls.record import record_to_json
 from components.preflight.checks import problems, run
-from components.services.files import write_json
-from components.services.local_run import RUN_FOLDER
 from components.settings import Settings, resolve_settings
+from components.stages.local_run import RUN_FOLDER
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
 from tests.unit.small_servers import HttpServer, http_server, ssh_server
 

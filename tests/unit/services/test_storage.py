@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import InputError
 from components.services import storage
-from components.services.errors import InputError
 
 
 def test_a_local_file_opens(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
+from components.errors import InputError
 from components.services import tracking
-from components.services.errors import InputError
 from components.settings import RunSettings
 from tests.unit.small_servers import http_server, self_signed_certificate, ssh_server
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 from transformers import AutoTokenizer
 
+from components.errors import InputError
 from components.function_calls.prompt import NO_CALL_RESPONSE
 from components.language_models.tokens import decode_turn
-from components.services.errors import InputError
 from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example, StepBatches, encode_examples, read_qualified
 

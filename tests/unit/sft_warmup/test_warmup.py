@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import WorkError
+from components.files import sha256_of_file
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import adapter_digest, attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import load_base, load_for_inference, read_card
-from components.services.errors import WorkError
-from components.services.files import sha256_of_file
-from components.services.stage import execute_stage
 from components.settings import AdapterSettings, RunSettings, SftWarmupSettings
 from components.sft_warmup import warmup
+from components.stages.stage import execute_stage
 
 ADAPTER = "model/adapter_model.safetensors"
 
@@ -132,7 +132,7 @@ import faulthandler, json, os, random, signal, sys, time
 from pathlib import Path
 import accelerate, matplotlib.pyplot, transformers.models.llama.modeling_llama
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from components.services.stage import execute_stage
+from components.stages.stage import execute_stage
 from components.settings import RunSettings, SftWarmupSettings, read_section
 from components.sft_warmup import warmup
 settings = read_section(SftWarmupSettings, json.loads(sys.argv[1]), "sft_warmup")

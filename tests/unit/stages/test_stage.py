@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from components.services.errors import InputError, WorkError
-from components.services.files import atomic_write
-from components.services.stage import Outputs, content_digest, execute_stage, verified_manifest
+from components.errors import InputError, WorkError
+from components.files import atomic_write
 from components.settings import DataRefineSettings, RunSettings
+from components.stages.stage import Outputs, content_digest, execute_stage, verified_manifest
 
 Stage = Callable[..., dict[str, float]]
 

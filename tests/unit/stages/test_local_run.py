@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from components.services.errors import InputError
-from components.services.local_run import LOCK, RUN_FOLDER, STEPS, STOP, announce, sole_run
+from components.errors import InputError
 from components.services.progress import PROGRESS_FILE
+from components.stages.local_run import LOCK, RUN_FOLDER, STEPS, STOP, announce, sole_run
 
 ROOT = Path(__file__).parents[3]
-RUN = "import sys, time, pathlib; from components.services.local_run import sole_run\n"
+RUN = "import sys, time, pathlib; from components.stages.local_run import sole_run\n"
 RUN += "with sole_run(pathlib.Path(sys.argv[1])): print('in', flush=True); time.sleep(60)"
-STEP = "import time; from components.services.local_run import join_run\njoin_run()\n"
+STEP = "import time; from components.stages.local_run import join_run\njoin_run()\n"
 STEP += "print('in', flush=True); time.sleep(60)"
 
 
@@ -61,7 +61,7 @@ def test_a_step_that_begins_after_its_run_died_dies_at_once(tmp_path, start):
 
 
 def test_a_step_that_does_not_die_keeps_others_out(tmp_path, start, monkeypatch):
-    monkeypatch.setattr("components.services.local_run.DEATH_SECONDS", 0.2)
+    monkeypatch.setattr("components.stages.local_run.DEATH_SECONDS", 0.2)
     hold = f"import fcntl, time\nfile = open('{tmp_path / STEPS}', 'w')\nfcntl.flock(file, fcntl.LOCK_SH)\n"
     start(hold + "print('in', flush=True)\ntime.sleep(60)")
     with pytest.raises(InputError, match="step of a killed run"), sole_run(tmp_path):
@@ -81,7 +81,7 @@ def test_the_next_run_is_not_stopped_by_the_last_ones_stop(tmp_path):
 
 
 def test_without_a_run_nothing_is_joined_or_announced(monkeypatch, tmp_path):
-    from components.services.local_run import join_run, run_folder
+    from components.stages.local_run import join_run, run_folder
 
     monkeypatch.delenv(RUN_FOLDER, raising=False)
     monkeypatch.delenv(PROGRESS_FILE, raising=False)

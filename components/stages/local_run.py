@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from components.services.errors import InputError
+from components.errors import InputError
 from components.services.progress import PROGRESS_FILE
 
 RUN_FOLDER = "CALLFORGE_RUN_FOLDER"
