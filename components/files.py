@@ -1,4 +1,7 @@
-"""Files that are either whole or absent, and their hashes. Nothing here knows of S3."""
+"""Files that are either whole or absent, their hashes, and JSON that somebody else may have written.
+
+Nothing here knows of S3.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from components.errors import InputError
+
+LARGEST_JSON = 256 * 2**20  # bytes; a manifest of a million files
 
 
 def expand_home(path: str) -> Path:
@@ -39,6 +46,32 @@ def write_json(path: Path, value: Any) -> None:
     with atomic_write(path) as file:
         json.dump(value, file, indent=2, ensure_ascii=False)
         file.write("\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a small file that a person or another program may have changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it cannot be read, or holds something else; the text says why.
+    """
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise InputError(f"{path}: larger than {LARGEST_JSON:,} bytes, so not a file of callforge")
+        value = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not JSON: its bytes are not UTF-8 text") from None
+    except RecursionError:
+        raise InputError(f"{path}: not a file of callforge: its JSON is nested too deeply") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON object is wanted, not {type(value).__name__}")
+    return value
 
 
 def read_json_lines(path: Path) -> list[Any]:
