@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,8 +65,10 @@ GROUPS = [  # ragged, single-token and empty completions; a one-token prompt; a 
 ONE_PASS, MANY_PASSES = 1000, 52
 
 
-def make_model(config: PretrainedConfig, dtype: torch.dtype = torch.float64, adapter: bool = True, **load: Any) -> Any:
-    torch.manual_seed(0)
+def make_model(
+    config: PretrainedConfig, dtype: torch.dtype = torch.float64, adapter: bool = True, seed: int = 0, **load: Any
+) -> Any:
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **load)
     if adapter:
         model = get_peft_model(model, LoraConfig(target_modules="all-linear", r=4, lora_alpha=8))
@@ -115,10 +118,50 @@ def test_equals_one_plain_sequence_at_a_time(config: PretrainedConfig, budget: i
     assert_equal(score(score_padded, model, budget), truth, nats=1e-12, gradient=1e-6)
 
 
-@pytest.mark.parametrize(("dtype", "nats", "gradient"), [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 0.05, 0.05)])
-def test_equals_padded_in_training_types(dtype: torch.dtype, nats: float, gradient: float) -> None:
-    model = make_model(QWEN3, dtype)
-    assert_equal(score(score_groups, model, ONE_PASS), score(score_padded, model, ONE_PASS), nats, gradient)
+def noise(dtype: torch.dtype, device: str = "cpu", config: PretrainedConfig = QWEN3) -> Tensor:
+    """Errors of the shared pass over those of the padded one: log-probabilities, entropies, gradients.
+
+    The truth is the padded pass with the same weights in float64; errors are root mean squares over four models.
+    Whatever a machine rounds, and in whichever order it adds, enters both passes alike.
+    """
+    squares = torch.zeros(2, 3, dtype=torch.float64)
+    for seed in range(4):
+        model = make_model(config, dtype, seed=seed).to(device)
+        truth = score(score_padded, copy.deepcopy(model).double(), ONE_PASS)
+        for row, function in zip(squares, (score_groups, score_padded), strict=True):
+            found = score(function, model, ONE_PASS)
+            row += torch.stack([(a.double() - b).square().mean().cpu() for a, b in zip(found, truth, strict=True)])
+    return (squares[0] / squares[1]).sqrt()
+
+
+AS_RIGHT = 2.0  # 0.9 to 1.2 under every instruction set, with and without oneDNN; the faults below 27 to 42
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_equals_padded_in_training_types(dtype: torch.dtype) -> None:
+    assert (noise(dtype) < AS_RIGHT).all()
+
+
+def positions_one_late(layout: Any) -> Any:
+    completion = torch.arange(len(layout.positions)) >= layout.segments.prompt_tokens
+    return replace(layout, positions=layout.positions + completion)
+
+
+def no_mask_between_completions(layout: Any) -> Any:
+    def length(part: slice) -> int:
+        return part.stop - part.start
+
+    lengths = [(length(group.prompt), [length(group.completions)]) for group in layout.segments.groups]
+    return replace(layout, segments=Segments.of(lengths, layout.tokens.device))
+
+
+@pytest.mark.parametrize("fault", [positions_one_late, no_mask_between_completions])
+def test_faults_stand_out_of_the_noise_of_bfloat16(
+    fault: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout_of = shared_prefix._Layout.of
+    monkeypatch.setattr(shared_prefix._Layout, "of", lambda *given: fault(layout_of(*given)))
+    assert (noise(torch.bfloat16) > 2 * AS_RIGHT).all()
 
 
 def test_equals_padded_with_gradient_checkpointing() -> None:
@@ -354,15 +397,10 @@ def test_attention_over_segments_is_one_softmax(kernel: Kernel | None, monkeypat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: the varlen kernels themselves did not run")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_equals_padded_on_cuda(dtype: torch.dtype) -> None:
-    model = make_model(Qwen3Config(**{**SIZES, "head_dim": 64}), dtype).cuda()
-    nats, gradient = (1e-4, 1e-4) if dtype == torch.float32 else (0.05, 0.05)
     assert attention_kernels.kernel_for(torch.empty(0, dtype=dtype, device="cuda")) is (
         PLAIN if dtype == torch.float32 else None
     )
-    ours, padded = (
-        [part.cpu() for part in score(function, model, ONE_PASS)] for function in (score_groups, score_padded)
-    )
-    assert_equal(ours, padded, nats, gradient)
+    assert (noise(dtype, "cuda", Qwen3Config(**{**SIZES, "head_dim": 64})) < AS_RIGHT).all()
 
 
 def test_repeats_its_gradients_to_the_bit_on_several_threads():
