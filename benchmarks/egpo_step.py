@@ -179,13 +179,15 @@ def our_side(cell: Cell, steps: int, pipe: Any) -> None:
     from components.egpo_rl.update import Learner, TrainingGroup, make_batch
     from components.language_models.samplers.transformers import TransformersSampler
     from components.language_models.shared_prefix import Group, score_groups
-    from components.settings import EgpoRlSettings
+    from components.settings import AlgorithmSettings, EgpoRlSettings, RolloutSettings, UpdateSettings
 
     torch.set_num_threads(THREADS)
     model, tokenizer = load_model()
     prompt = tokenizer(prompt_text(tokenizer, cell.prompt))["input_ids"]
     config = EgpoRlSettings(
-        kl_coefficient=0.001 if cell.kl else 0.0, group_size=cell.group, max_new_tokens=cell.completion, warmup_steps=0
+        algorithm=AlgorithmSettings(kl_coefficient=0.001 if cell.kl else 0.0),
+        rollout=RolloutSettings(group_size=cell.group, max_new_tokens=cell.completion),
+        update=UpdateSettings(warmup_steps=0),
     )
     sampler = TransformersSampler(model, tokenizer)
     sampler.ends = torch.tensor([], dtype=torch.long)  # no token ends a completion
@@ -199,7 +201,7 @@ def our_side(cell: Cell, steps: int, pipe: Any) -> None:
         with clock.part("step"):
             with clock.part("rollout"):
                 seeds = [[step * cell.group + sample for sample in range(cell.group)]]
-                (rollouts,) = sampler.sample([prompt], seeds, config.temperature, cell.completion)
+                (rollouts,) = sampler.sample([prompt], seeds, config.rollout.temperature, cell.completion)
             completions = [rollout.tokens for rollout in rollouts]
             masks = [[place < cell.completion // 2 for place in range(cell.completion)]] * cell.group
             group = TrainingGroup(Group(prompt, completions), rewards(cell.group), masks)

@@ -112,11 +112,13 @@ def measured(model: Any, score: Callable[..., Any], groups: list[Any], kl: bool)
     """Seconds of one update, the best of two after a warm-up, and the most memory it held."""
     from components.egpo_rl.distributed import World
     from components.egpo_rl.update import Learner, make_batch
-    from components.settings import EgpoRlSettings
+    from components.settings import AlgorithmSettings, EgpoRlSettings, UpdateSettings
 
     world = World(device="cuda")
     config = EgpoRlSettings(
-        kl_coefficient=0.001 if kl else 0.0, dtype="bfloat16", unique_tokens_per_pass=BUDGET, learning_rate=1e-9
+        dtype="bfloat16",
+        algorithm=AlgorithmSettings(kl_coefficient=0.001 if kl else 0.0),
+        update=UpdateSettings(unique_tokens_per_pass=BUDGET, learning_rate=1e-9),
     )
     learner = Learner(model, score, config, world)
     tokens = sum(len(completion) for group in groups for completion in group.tokens.completions)

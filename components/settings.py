@@ -81,6 +81,15 @@ class AdapterSettings(Section):
     """LoRA scale: the update is multiplied by alpha / rank."""
 
 
+class CheckpointSettings(Section):
+    """What a killed stage goes on from."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between checkpoints."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+
+
 class SftWarmupSettings(Section):
     """Supervised warm-up: FunReason's multiscale loss on thought and call."""
 
@@ -107,41 +116,20 @@ class SftWarmupSettings(Section):
     """Longer assistant turns are left out, and counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen base weights; the adapter is always float32."""
-    checkpoint_every: int = Field(default=50, ge=1)
-    """Steps between checkpoints."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Order of the records, initial adapter weights."""
+    checkpoint: CheckpointSettings = CheckpointSettings()
 
     def inputs(self) -> dict[str, str]:
         # The other kinds of reference are unchanging: a package, a revision, a prefix.
         return {"base_model": self.base_model} if expand_home(self.base_model).is_dir() else {}
 
 
-class EgpoRlSettings(Section):
-    """Reinforcement learning: EGPO (2508.05118) or its baseline GRPO."""
+class AlgorithmSettings(Section):
+    """What is optimised: advantages, entropy bonus and loss."""
 
-    algorithm: Literal["egpo", "grpo"] = "egpo"
+    name: Literal["egpo", "grpo"] = "egpo"
     """`grpo` is EGPO without the entropy bonus: the only fair baseline."""
-    trained_weights: Literal["adapter", "all"] = "adapter"
-    """The adapter, or `all` weights (full fine-tuning from base and adapter merged; wants a tenth of the rate)."""
-    steps: int = Field(default=200, ge=0)
-    """Optimizer steps."""
-    prompts_per_step: int = Field(default=64, ge=1)
-    """Groups per optimizer step."""
-    group_size: int = Field(default=8, ge=2)
-    """Rollouts per prompt."""
-    temperature: float = Field(default=0.7, gt=0)
-    """Sampling temperature; log-probabilities are taken at it as well, and entropies unless they are raw."""
-    max_prompt_tokens: int = Field(default=8192, ge=16)
-    """Longer prompts are left out, and counted."""
-    max_new_tokens: int = Field(default=1024, ge=8)
-    """Longest completion; a cut one earns 0."""
-    learning_rate: float = Field(default=2e-5, gt=0)
-    """Constant after a short rise. LoRA wants about ten times the paper's 1e-6."""
-    warmup_steps: int = Field(default=5, ge=0)
-    """Steps in which the learning rate rises."""
-    gradient_clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm."""
     bonus_weight: float = Field(default=0.4, ge=0)
     """lambda of A + min(lambda*E, |A|/alpha)."""
     bonus_cap: float = Field(default=2.0, gt=1)
@@ -149,7 +137,7 @@ class EgpoRlSettings(Section):
     bonus_form: Literal["paper", "clipped"] = "paper"
     """`paper`: A + min(lambda*E, |A|/alpha); `clipped`: A + lambda*clip(E, -|A|/alpha, |A|/alpha), lambda < alpha."""
     entropy_scope: Literal["thought", "completion", "token"] = "thought"
-    """Tokens whose entropy makes E: the thought (paper), all, or each token its own (2506.14758)."""
+    """Tokens whose entropy makes E: the thought (paper), the whole completion, or each token its own (2506.14758)."""
     raw_entropy: bool = False
     """Take entropies at temperature 1, whatever the sampling temperature."""
     scale_advantages: bool = True
@@ -162,40 +150,8 @@ class EgpoRlSettings(Section):
     """Loss mean over all tokens (DAPO), per sequence first (GRPO), or by a constant length (Dr.GRPO)."""
     kl_coefficient: float = Field(default=0.0, ge=0)
     """beta of the k3 KL to the policy the stage started from; 0 saves the reference pass."""
-    updates_per_batch: int = Field(default=1, ge=1)
-    """Optimizer steps on the same rollouts, each over the whole batch."""
     importance_cap: float = Field(default=2.0, ge=0)
     """Cap of the weight per token that corrects for a sampler (vLLM) whose probabilities differ; 0: no correction."""
-    reward: Literal["binary", "format_bonus", "graded"] = "binary"
-    """`binary` is the paper's; the others are for comparison."""
-    refill_rounds: int = Field(default=0, ge=0)
-    """Extra sampling rounds that replace groups without variance (DAPO)."""
-    retire_solved: bool = False
-    """Leave out prompts that were solved by every rollout for a while, and look at them again later."""
-    held_out: int = Field(default=32, ge=0)
-    """Prompts set aside, and sampled like the others before and after training."""
-    processes: int = Field(default=0, ge=0)
-    """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
-    shard_model: bool = False
-    """Split the model over the processes (fully_shard): slower, for training state that does not fit one GPU."""
-    sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
-    """What generates the rollouts; vLLM takes adapters alone, so `trained_weights=all` needs transformers."""
-    sampler_urls: tuple[str, ...] = ()
-    """Base URLs of the replicas of `vllm_server`."""
-    unique_tokens_per_pass: int = Field(default=16384, ge=64)
-    """Budget of one packed forward pass: prompts count once."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the frozen base weights and of what is computed; trained weights are always float32."""
-    checkpoint_every: int = Field(default=10, ge=1)
-    """Steps between checkpoints."""
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """Checkpoints kept."""
-    max_bad_steps: int = Field(default=3, ge=1)
-    """Stop after so many steps in a row whose gradients are not finite."""
-    seed: int = Field(default=0, ge=0, lt=2**32)
-    """Order of the prompts, and of every rollout."""
 
     @field_validator("bonus_form")
     @classmethod
@@ -204,6 +160,79 @@ class EgpoRlSettings(Section):
         if form == "clipped" and weight >= cap > 0:
             raise ValueError(f"bonus_weight {weight:g} must be below bonus_cap {cap:g}, or the bonus turns signs")
         return form
+
+
+class RewardSettings(Section):
+    """What a rollout earns."""
+
+    name: Literal["binary", "format_bonus", "graded"] = "binary"
+    """`binary` is the paper's; the others are for comparison."""
+
+
+class RolloutSettings(Section):
+    """Which prompts are drawn, and how their completions are sampled."""
+
+    sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
+    """What generates the rollouts; vLLM takes adapters only, so `trained_weights=all` needs transformers."""
+    sampler_urls: tuple[str, ...] = ()
+    """Base URLs of the replicas of `vllm_server`."""
+    prompts_per_step: int = Field(default=64, ge=1)
+    """Groups per optimizer step."""
+    group_size: int = Field(default=8, ge=2)
+    """Rollouts per prompt."""
+    temperature: float = Field(default=0.7, gt=0)
+    """Sampling temperature; log-probabilities are taken at it as well, and entropies unless they are raw."""
+    max_prompt_tokens: int = Field(default=8192, ge=16)
+    """Longer prompts are left out, and counted."""
+    max_new_tokens: int = Field(default=1024, ge=8)
+    """Longest completion; a cut one earns 0."""
+    refill_rounds: int = Field(default=0, ge=0)
+    """Extra sampling rounds that replace groups without variance (DAPO)."""
+    retire_solved: bool = False
+    """Leave out prompts that were solved by every rollout for a while, and look at them again later."""
+
+
+class UpdateSettings(Section):
+    """How the weights move, and how one update is computed."""
+
+    learning_rate: float = Field(default=2e-5, gt=0)
+    """Constant after a short rise. LoRA wants about ten times the paper's 1e-6."""
+    warmup_steps: int = Field(default=5, ge=0)
+    """Steps in which the learning rate rises."""
+    gradient_clip: float = Field(default=1.0, gt=0)
+    """Largest gradient norm."""
+    updates_per_batch: int = Field(default=1, ge=1)
+    """Optimizer steps on the same rollouts, each over the whole batch."""
+    unique_tokens_per_pass: int = Field(default=16384, ge=64)
+    """Budget of one packed forward pass: prompts count once."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
+    max_bad_steps: int = Field(default=3, ge=1)
+    """Stop after so many steps in a row whose gradients are not finite."""
+
+
+class EgpoRlSettings(Section):
+    """Reinforcement learning: EGPO (2508.05118) or its baseline GRPO."""
+
+    steps: int = Field(default=200, ge=0)
+    """Optimizer steps."""
+    trained_weights: Literal["adapter", "all"] = "adapter"
+    """The adapter, or `all` weights (full fine-tuning from base and adapter merged; wants a tenth of the rate)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the frozen base weights and of what is computed; trained weights are always float32."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Order of the prompts, and of every rollout."""
+    held_out: int = Field(default=32, ge=0)
+    """Prompts set aside, and sampled like the others before and after training."""
+    processes: int = Field(default=0, ge=0)
+    """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
+    shard_model: bool = False
+    """Split the model over the processes (fully_shard): slower, for training state that does not fit one GPU."""
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    reward: RewardSettings = RewardSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    update: UpdateSettings = UpdateSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
 
 
 BfclCategory = Literal[
@@ -294,18 +323,47 @@ def read_section(section: type[AnySection], values: dict[str, Any], name: str) -
 
 def _problem(section: type[Section], name: str, item: Any) -> str:
     where = ".".join([name, *(str(part) for part in item["loc"])]).strip(".")
+    owner: Any = section
     if item["type"] == "extra_forbidden":
-        owner: Any = section
         for part in item["loc"][:-1]:
             owner = owner.model_fields[part].annotation
+        name = str(item["loc"][-1])
+        if moved := _moved(owner, name):
+            return f"{where} is now {where.removesuffix(name)}{moved}"
         names = list(owner.model_fields)
-        near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+        near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
         return f"{where}: there is no such setting; {hint}"
+    if item["type"] == "model_type":
+        for part in item["loc"]:
+            owner = owner.model_fields[part].annotation
+        return _no_value(where, owner, item["input"])
     message = item["msg"].removeprefix("Value error, ")
     return f"{where}: {message[0].lower()}{message[1:]}, not {item['input']!r}"
 
 
+def _moved(section: type[Section], name: str) -> str:
+    """Where a setting that once stood in `section` itself stands now: in one of its groups."""
+    if name in _RENAMED:
+        return _RENAMED[name]
+    types: dict[str, Any] = {group: field.annotation for group, field in section.model_fields.items()}
+    found = [f"{group}.{name}" for group, kind in types.items() if _is_section(kind) and name in kind.model_fields]
+    return found[0] if section is not Settings and len(found) == 1 else ""
+
+
+def _no_value(where: str, section: type[Section], value: Any) -> str:
+    """Says that `where` is a section of settings, and what `value` was meant for."""
+    if "name" in section.model_fields:
+        return f"{where} is now {where}.name; {where} is a group of settings"
+    names = list(section.model_fields)
+    return f"{where}: this is a group of settings ({', '.join(names)}), not {value!r}; write {where}.{names[0]}=..."
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+_RENAMED = {"checkpoint_every": "checkpoint.every", "keep_checkpoints": "checkpoint.keep"}
 GATED_ALIASES = ("challenger", "champion", "previous_champion")  # moved by model_registration/promotion.py
 AUTO = "auto"  # as a pipeline parameter: keep the profile's value
 ARTIFACT_ROOT_VARIABLE = "CALLFORGE_ARTIFACT_ROOT"  # default of run.artifact_root, e.g. for all runs of a namespace
@@ -327,6 +385,9 @@ def resolve_settings(*layers: dict[str, Any]) -> Settings:
             for parent in parents:
                 inner = target.setdefault(parent, {})
                 if not isinstance(inner, dict):
+                    outer = name[: name.index(f"{parent}.") + len(parent)]
+                    if _is_section(section := _type_of(outer)):
+                        raise InputError(_no_value(outer, section, inner))
                     raise InputError(f"{name}: {parent} is a value, not a section; write {parent}=...")
                 target = inner
             target[last] = value

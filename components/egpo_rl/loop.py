@@ -86,7 +86,7 @@ class Training:
         score, self.unchecked = _score_function(loaded.model, world)
         self.learner = Learner(loaded.model, score, config, world)
         self.sampler = sampler
-        self.explainer = Explainer(config.max_new_tokens)
+        self.explainer = Explainer(config.rollout.max_new_tokens)
         self.place = _Place(pass_rates={})
         self.saved = 0  # step of the newest checkpoint
         self.held_out_before: list[HeldOut] = []
@@ -129,7 +129,7 @@ class Training:
         groups, facts, cursor, metrics = self._sample(step, place.cursor, table)
         self.interruption.release(self.world)
         metrics["seconds_sync"] = synced - started
-        counted, totals = _choose(facts, config.prompts_per_step)
+        counted, totals = _choose(facts, config.rollout.prompts_per_step)
         if self.unchecked and self.learner.agree(len(groups)):
             self._check_sharing(groups)
         batch = make_batch(
@@ -150,12 +150,12 @@ class Training:
         )
         if self.world.leads:
             self._tell(step + 1, metrics, facts, groups)
-        if (step + 1) % config.checkpoint_every == 0 or step + 1 == config.steps:
+        if (step + 1) % config.checkpoint.every == 0 or step + 1 == config.steps:
             self._save()
-        if self.place.bad_steps >= config.max_bad_steps:
+        if self.place.bad_steps >= config.update.max_bad_steps:
             raise WorkError(
                 f"egpo_rl: gradients were not finite in {self.place.bad_steps} steps in a row (last: step {step + 1}); "
-                "lower egpo_rl.learning_rate, or use egpo_rl.dtype=float32"
+                "lower egpo_rl.update.learning_rate, or use egpo_rl.dtype=float32"
             )
         self.interruption.release(self.world)
 
@@ -167,8 +167,8 @@ class Training:
         groups: list[RolloutGroup] = []
         facts: list[GroupFacts] = []
         seconds = {"seconds_sample": 0.0, "seconds_reward": 0.0}
-        for _ in range(1 + config.refill_rounds):
-            missing = config.prompts_per_step - sum(not fact.dead for fact in facts)
+        for _ in range(1 + config.rollout.refill_rounds):
+            missing = config.rollout.prompts_per_step - sum(not fact.dead for fact in facts)
             drawn, cursor = self.order.draw(missing, cursor, table, {fact.index for fact in facts})
             if not drawn:
                 break
@@ -197,8 +197,8 @@ class Training:
             check_sharing(
                 self.loaded.model,
                 some,
-                self.config.temperature,
-                token_budget=self.config.unique_tokens_per_pass,
+                self.config.rollout.temperature,
+                token_budget=self.config.update.unique_tokens_per_pass,
                 agree=self.learner.agree,
             )
         self.unchecked = False

@@ -100,8 +100,8 @@ class PromptOrder:
         self.training = [index for index in range(len(records)) if index not in aside]
         if not any(self._encode(index) for index in self.training):
             raise InputError(
-                f"egpo_rl.max_prompt_tokens: each of the {len(records)} prompts is longer than {max_prompt_tokens} "
-                "tokens; raise it, or take records with fewer or shorter tools"
+                f"egpo_rl.rollout.max_prompt_tokens: each of the {len(records)} prompts is longer than "
+                f"{max_prompt_tokens} tokens; raise it, or take records with fewer or shorter tools"
             )
 
     def draw(

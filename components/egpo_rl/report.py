@@ -42,7 +42,7 @@ def write_training_report(folder: Path, config: EgpoRlSettings, held_out: Mappin
     if last:
         final["reward"] = sum(last) / len(last)
     summary = {
-        "algorithm": config.algorithm,
+        "algorithm": config.algorithm.name,
         "steps": len(steps),
         "held-out reward before": held_out.get("held_out_reward_before"),
         "held-out reward after": held_out.get("held_out_reward"),
@@ -61,7 +61,7 @@ def write_training_report(folder: Path, config: EgpoRlSettings, held_out: Mappin
                 "Held-out prompts",
                 ["", "before", "after"],
                 rows,
-                f"Never trained on; {config.group_size} rollouts each, strict rule.",
+                f"Never trained on; {config.rollout.group_size} rollouts each, strict rule.",
             )
         )
     charts = [(title, label, {name: _points(steps, name) for name in names}) for title, label, names in _CHARTS]

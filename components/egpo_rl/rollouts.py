@@ -15,7 +15,7 @@ from components.egpo_rl.samplers import PolicySampler
 from components.language_models.samplers import Rollout
 from components.language_models.tokens import decode_turn
 from components.services.progress import track
-from components.settings import EgpoRlSettings
+from components.settings import EgpoRlSettings, RewardSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ def sample_groups(
     """One group per question, and the seconds that sampling and grading took."""
     started = time.perf_counter()
     seeds = [
-        [rollout_seed(config.seed, step, question.index, sample) for sample in range(config.group_size)]
+        [rollout_seed(config.seed, step, question.index, sample) for sample in range(config.rollout.group_size)]
         for question in questions
     ]
     prompts = [question.ids for question in questions]
-    rollouts = sampler.sample(prompts, seeds, config.temperature, config.max_new_tokens)
+    rollouts = sampler.sample(prompts, seeds, config.rollout.temperature, config.rollout.max_new_tokens)
     sampled = time.perf_counter()
     groups = [_graded(tokenizer, question, group, config) for question, group in zip(questions, rollouts, strict=True)]
     return groups, {"seconds_sample": sampled - started, "seconds_reward": time.perf_counter() - sampled}
@@ -63,10 +63,10 @@ def sample_held_out(
     Sampled as in training, since that is the reward which training raises; greedy accuracy is the evaluation's.
     """
     groups: list[RolloutGroup] = []
-    strict = config.model_copy(update={"reward": "binary"})
+    strict = config.model_copy(update={"reward": RewardSettings(name="binary")})
     with track(len(questions), label, "prompts") as bar:
-        for start in range(0, len(questions), config.prompts_per_step):
-            asked = questions[start : start + config.prompts_per_step]
+        for start in range(0, len(questions), config.rollout.prompts_per_step):
+            asked = questions[start : start + config.rollout.prompts_per_step]
             groups += sample_groups(sampler, tokenizer, world.share(asked), strict, 0)[0]
             bar.advance(len(asked))
     return groups
@@ -74,7 +74,7 @@ def sample_held_out(
 
 def _graded(tokenizer: Any, question: Question, rollouts: list[Rollout], config: EgpoRlSettings) -> RolloutGroup:
     texts = [decode_turn(tokenizer, rollout.tokens) for rollout in rollouts]
-    grade = REWARDS[config.reward]
+    grade = REWARDS[config.reward.name]
     rewards = [
         grade(text, rollout.finished, question.record, question.names)
         for text, rollout in zip(texts, rollouts, strict=True)

@@ -47,8 +47,8 @@ class PolicySampler:
         # A frozen base has the type it is computed in; weights that are all trained are float32.
         self.casts = config.trained_weights == "all" and config.dtype == "bfloat16"
         shutil.rmtree(self.folder, ignore_errors=True)  # what a killed run left
-        self.shares_model = config.sampler == "transformers"
-        self.leader_asks = config.sampler == "vllm_server"
+        self.shares_model = config.rollout.sampler == "transformers"
+        self.leader_asks = config.rollout.sampler == "vllm_server"
         self.engine: Sampler | None = None
         if world.leads or not self.leader_asks:
             self.engine = _engine(config, loaded, reference, self.folder)
@@ -83,14 +83,14 @@ class PolicySampler:
 
 def _engine(config: EgpoRlSettings, loaded: LoadedModel, reference: str, folder: Path) -> Sampler:
     ends = sorted(end_of_turn_ids(loaded.tokenizer))
-    if config.sampler == "transformers":
+    if config.rollout.sampler == "transformers":
         from components.language_models.samplers.transformers import TransformersSampler
 
         return TransformersSampler(loaded.model, loaded.tokenizer)
-    if config.sampler == "vllm_server":
+    if config.rollout.sampler == "vllm_server":
         from components.language_models.samplers.vllm_server import VllmServerSampler
 
-        return VllmServerSampler(config.sampler_urls, reference, folder, ends)
+        return VllmServerSampler(config.rollout.sampler_urls, reference, folder, ends)
     from components.language_models.samplers.vllm_engine import VllmEngineSampler
 
     return VllmEngineSampler(
@@ -107,5 +107,5 @@ def _engine(config: EgpoRlSettings, loaded: LoadedModel, reference: str, folder:
 def longest_sequence(config: EgpoRlSettings, model: Any) -> int:
     """Tokens of the longest prompt and completion together: what the settings ask for, within the model's context."""
     context = getattr(model.config, "max_position_embeddings", None)
-    wanted = config.max_prompt_tokens + config.max_new_tokens
+    wanted = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
     return min(wanted, context) if context else wanted

@@ -94,14 +94,14 @@ def _run(
     if config.shard_model and not sharded:
         print("egpo_rl: shard_model has no effect: there is one process (see processes)", flush=True)
     loaded = _load_policy(config, source, card, "cpu" if sharded else world.device)
-    if config.gradient_checkpointing:
+    if config.update.gradient_checkpointing:
         recompute_activations(loaded.model)
     sampled = loaded
     gathered: Callable[[], AbstractContextManager[None]] = nullcontext
     if sharded:
         sampled, gathered = _shard(config, loaded, world)
     limit, why = _longest_prompt(config, loaded)
-    order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.retire_solved)
+    order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.rollout.retire_solved)
     if world.leads:
         print(
             f"egpo_rl: {len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over "
@@ -115,7 +115,7 @@ def _run(
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
     folder = outputs.checkpoints / "adapters"
     sampler = PolicySampler(config, sampled, card.base_model.reference, world, folder, gathered)
-    with Checkpoints(outputs.checkpoints, remote, config.keep_checkpoints) as checkpoints:
+    with Checkpoints(outputs.checkpoints, remote, config.checkpoint.keep) as checkpoints:
         training = Training(config, world, loaded, order, outputs, sampler, checkpoints, interruption, settings_hash)
         held_out = training.run()
     with gathered():
@@ -153,7 +153,7 @@ def _shard(
     config: EgpoRlSettings, loaded: LoadedModel, world: World
 ) -> tuple[LoadedModel, Callable[[], AbstractContextManager[None]]]:
     """Split the model over the processes. Gives what is sampled from and saved, and what puts its weights there."""
-    if config.sampler != "transformers":  # it has a base of its own and takes the adapter, which is whole
+    if config.rollout.sampler != "transformers":  # it has a base of its own and takes the adapter, which is whole
         shard_model(loaded.model, world.device, config.dtype)
         return loaded, nullcontext
     whole = WholeCopy(loaded.model, world.device)
@@ -163,12 +163,19 @@ def _shard(
 
 def _longest_prompt(config: EgpoRlSettings, loaded: LoadedModel) -> tuple[int, str]:
     """Longest prompt that may be trained on, and what sets the limit."""
-    limits = [(config.max_prompt_tokens, "max_prompt_tokens")]
-    limits.append((config.unique_tokens_per_pass - config.max_new_tokens, "unique_tokens_per_pass - max_new_tokens"))
+    limits = [(config.rollout.max_prompt_tokens, "max_prompt_tokens")]
+    limits.append(
+        (
+            config.update.unique_tokens_per_pass - config.rollout.max_new_tokens,
+            "unique_tokens_per_pass - max_new_tokens",
+        )
+    )
     context = getattr(loaded.model.config, "max_position_embeddings", None)
     if context:
-        limits.append((context - config.max_new_tokens, "the model's context - max_new_tokens"))
+        limits.append((context - config.rollout.max_new_tokens, "the model's context - max_new_tokens"))
     limit, why = min(limits)
     if limit < 1:
-        raise InputError(f"egpo_rl.max_new_tokens={config.max_new_tokens}: no room is left for a prompt ({why})")
+        raise InputError(
+            f"egpo_rl.rollout.max_new_tokens={config.rollout.max_new_tokens}: no room is left for a prompt ({why})"
+        )
     return limit, why

@@ -76,15 +76,17 @@ def make_batch(
     groups: Sequence[TrainingGroup], config: EgpoRlSettings, world: World, total_tokens: int, total_rollouts: int
 ) -> Batch:
     """Lay the groups that move the policy end to end on the device; totals count all groups of all processes."""
-    kept = [group for group in groups if config.kl_coefficient or not group.dead]
+    kept = [group for group in groups if config.algorithm.kl_coefficient or not group.dead]
     completions = [completion for group in kept for completion in group.tokens.completions]
     lengths = torch.tensor([len(completion) for completion in completions], dtype=torch.long)
-    advantages = [group_advantages(torch.tensor(group.rewards), config.scale_advantages) for group in kept]
+    advantages = [group_advantages(torch.tensor(group.rewards), config.algorithm.scale_advantages) for group in kept]
     masks = [flag for group in kept for mask in group.thought_masks for flag in mask]
     logps = None
     if kept and all(group.sampler_logp is not None for group in kept):
         logps = torch.tensor([value for group in kept for value in group.sampler_logp or ()]).to(world.device)
-    weights = token_weights(lengths, config.aggregation, total_tokens, total_rollouts, config.max_new_tokens)
+    weights = token_weights(
+        lengths, config.algorithm.aggregation, total_tokens, total_rollouts, config.rollout.max_new_tokens
+    )
     return Batch(
         groups=[group.tokens for group in kept],
         group_sizes=[len(group.rewards) for group in kept],
@@ -110,8 +112,10 @@ class Learner:
     def __init__(self, model: Any, score: ScoreFunction, config: EgpoRlSettings, world: World) -> None:
         self.model, self.score, self.config, self.world = model, score, config, world
         self.parameters = {name: item for name, item in model.named_parameters() if item.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.learning_rate, weight_decay=0.0)
-        self._reference = [item.detach().clone() for item in self.parameters.values()] if config.kl_coefficient else []
+        self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=config.update.learning_rate, weight_decay=0.0)
+        self._reference = (
+            [item.detach().clone() for item in self.parameters.values()] if config.algorithm.kl_coefficient else []
+        )
 
     def learn(self, batch: Batch, step: int, interruption: Interruption | None = None) -> tuple[dict[str, float], Sums]:
         """All updates on one batch. Gives the step's figures and this process's sums.
@@ -121,19 +125,21 @@ class Learner:
         """
         interruption = interruption or Interruption()
         started = time.perf_counter()
-        if self.config.kl_coefficient:
+        if self.config.algorithm.kl_coefficient:
             with interruption.waiting():
                 self.score_reference(batch)
         referenced = time.perf_counter()
-        rate = self.config.learning_rate * min(1.0, (step + 1) / max(1, self.config.warmup_steps))
+        rate = self.config.update.learning_rate * min(1.0, (step + 1) / max(1, self.config.update.warmup_steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         sums: Sums = {}
-        for _ in range(self.config.updates_per_batch):
+        for _ in range(self.config.update.updates_per_batch):
             loss, new = self.accumulate(batch)
             # Entropies are of the policy that sampled; only what the updates change is taken from the last one.
             sums = new | sums | {name: new[name] for name in ("clip_share", "kl") if name in new}
-            norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.gradient_clip)).item()
+            norm = whole(
+                torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.update.gradient_clip)
+            ).item()
             interruption.hold()
             if math.isfinite(norm):
                 self.optimizer.step()
@@ -181,13 +187,12 @@ class Learner:
         return torch.autocast(kind, torch.bfloat16, enabled=self.config.dtype == "bfloat16")
 
     def _scores(self, batch: Batch) -> Iterator[Any]:
-        budget = self.config.unique_tokens_per_pass
-        raw = 1.0 if self.config.raw_entropy else None
+        raw = 1.0 if self.config.algorithm.raw_entropy else None
         passes = self.score(
             self.model,
             batch.groups,
-            self.config.temperature,
-            token_budget=budget,
+            self.config.rollout.temperature,
+            token_budget=self.config.update.unique_tokens_per_pass,
             entropy_temperature=raw,
             agree=self.agree,
         )
@@ -234,40 +239,41 @@ class _Record:
         self._rollouts_done = 0
 
     def loss_of(self, start: int, lengths: list[int], logp: Tensor, entropy: Tensor) -> Tensor:
-        batch, config = self.batch, self.config
+        batch, algorithm = self.batch, self.config.algorithm
         part = slice(start, start + len(logp))
         self.entropy[part] = entropy
         if self.first:
             self.old_logp[part] = logp.detach()
             self._advantages(part, lengths, entropy)
         loss, self.cut[part] = clipped_surrogate(
-            logp, self.old_logp[part], self.token_advantages[part], config.clip_low, config.clip_high
+            logp, self.old_logp[part], self.token_advantages[part], algorithm.clip_low, algorithm.clip_high
         )
-        if batch.sampler_logp is not None and config.sampler != "transformers" and config.importance_cap:
-            loss = loss * truncated_importance(self.old_logp[part], batch.sampler_logp[part], config.importance_cap)
+        own_sampler = self.config.rollout.sampler == "transformers"
+        if batch.sampler_logp is not None and not own_sampler and algorithm.importance_cap:
+            loss = loss * truncated_importance(self.old_logp[part], batch.sampler_logp[part], algorithm.importance_cap)
         if batch.reference_logp is not None:
             divergence = k3_divergence(logp, batch.reference_logp[part])
             self.divergence[part] = divergence.detach()
-            loss = loss + config.kl_coefficient * divergence
+            loss = loss + algorithm.kl_coefficient * divergence
         return (loss * batch.weights[part]).sum()
 
     def _advantages(self, part: slice, lengths: list[int], entropy: Tensor) -> None:
-        batch, config = self.batch, self.config
+        batch, algorithm = self.batch, self.config.algorithm
         counts = batch.lengths[self._rollouts_done : self._rollouts_done + len(lengths)]
         rollout = torch.arange(len(lengths), device=counts.device).repeat_interleave(counts)
         advantages = batch.advantages[self._rollouts_done : self._rollouts_done + len(lengths)][rollout]
         self._rollouts_done += len(lengths)
-        if config.algorithm == "egpo":
-            if config.entropy_scope != "token":
-                mask = batch.thought[part] if config.entropy_scope == "thought" else None
+        if algorithm.name == "egpo":
+            if algorithm.entropy_scope != "token":
+                mask = batch.thought[part] if algorithm.entropy_scope == "thought" else None
                 entropy = mean_per_rollout(entropy, rollout, len(lengths), mask)[rollout]
             self.bonus[part] = entropy_bonus(
-                advantages, entropy, config.bonus_weight, config.bonus_cap, config.bonus_form
+                advantages, entropy, algorithm.bonus_weight, algorithm.bonus_cap, algorithm.bonus_form
             )
         self.token_advantages[part] = advantages + self.bonus[part]
 
     def sums(self) -> Sums:
-        batch, config = self.batch, self.config
+        batch, algorithm = self.batch, self.config.algorithm
         if not batch.groups:
             return {}
         rollout = torch.arange(len(batch.lengths), device=batch.lengths.device).repeat_interleave(batch.lengths)
@@ -276,10 +282,10 @@ class _Record:
             "entropy_answer": _mean(self.entropy[~batch.thought]),
             "clip_share": _mean(self.cut.float()),
         }
-        if config.algorithm == "egpo" and self.first:
+        if algorithm.name == "egpo" and self.first:
             bonus = mean_per_rollout(self.bonus, rollout, len(batch.lengths))
-            limit = batch.advantages[rollout].abs() / config.bonus_cap
-            limit = limit if config.bonus_form == "paper" else limit * config.bonus_weight
+            limit = batch.advantages[rollout].abs() / algorithm.bonus_cap
+            limit = limit if algorithm.bonus_form == "paper" else limit * algorithm.bonus_weight
             bonuses = bonus.split(batch.group_sizes)
             sums["bonus"] = _mean(bonus)
             sums["bonus_spread"] = _mean(torch.stack([group.std() for group in bonuses]))

@@ -287,27 +287,34 @@ def _check_hub(name: str, found: re.Match[str], here: bool) -> None:
 
 def _check_sampler(egpo: EgpoRlSettings, warmup: SftWarmupSettings | None, here: bool) -> None:
     """vLLM is there, as a package in a local run or as the servers named, and can follow what `warmup` makes."""
-    if egpo.sampler != "transformers" and egpo.trained_weights == "all":
+    rollout = egpo.rollout
+    if rollout.sampler != "transformers" and egpo.trained_weights == "all":
         raise InputError(
-            f"egpo_rl.sampler: {egpo.sampler} takes adapters alone, and egpo_rl.trained_weights=all trains all "
-            "weights; set egpo_rl.sampler=transformers, or egpo_rl.trained_weights=adapter"
+            f"egpo_rl.rollout.sampler: {rollout.sampler} takes adapters only, and egpo_rl.trained_weights=all trains "
+            "all weights; set egpo_rl.rollout.sampler=transformers, or egpo_rl.trained_weights=adapter"
         )
-    if egpo.sampler == "vllm" and here and find_spec("vllm") is None:
-        raise InputError("egpo_rl.sampler: vllm is not installed here; set egpo_rl.sampler=transformers, or install it")
-    if egpo.sampler != "transformers" and warmup and warmup.adapter.rank not in RANKS:
+    if rollout.sampler == "vllm" and here and find_spec("vllm") is None:
+        raise InputError(
+            "egpo_rl.rollout.sampler: vllm is not installed here; install it, or set "
+            "egpo_rl.rollout.sampler=transformers"
+        )
+    if rollout.sampler != "transformers" and warmup and warmup.adapter.rank not in RANKS:
         ranks = ", ".join(map(str, RANKS))
         raise InputError(f"sft_warmup.adapter.rank: vLLM serves {ranks}, not {warmup.adapter.rank}")
-    if egpo.sampler != "vllm_server":
-        if egpo.sampler_urls:
-            raise InputError(f"egpo_rl.sampler_urls: they have no effect with sampler={egpo.sampler}; set vllm_server")
+    if rollout.sampler != "vllm_server":
+        if rollout.sampler_urls:
+            raise InputError(
+                f"egpo_rl.rollout.sampler_urls: they have no effect with sampler={rollout.sampler}; set vllm_server"
+            )
         return
-    if not egpo.sampler_urls:
-        raise InputError("egpo_rl.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
-    longest = egpo.max_prompt_tokens + egpo.max_new_tokens
-    for url in egpo.sampler_urls:
+    if not rollout.sampler_urls:
+        raise InputError("egpo_rl.rollout.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
+    longest = rollout.max_prompt_tokens + rollout.max_new_tokens
+    for url in rollout.sampler_urls:
         if url != without_login(url) or not url.startswith(("http://", "https://")):
             raise InputError(
-                f"egpo_rl.sampler_urls: {without_login(url)}: an http(s) address is wanted, without user and password"
+                f"egpo_rl.rollout.sampler_urls: {without_login(url)}: an http(s) address is wanted, without user and "
+                "password"
             )
         try:
             answer = ask(url.rstrip("/") + MODELS)
@@ -315,28 +322,29 @@ def _check_sampler(egpo: EgpoRlSettings, warmup: SftWarmupSettings | None, here:
                 raise NoAnswerError(f"HTTP {answer.status}")
             models = json.loads(answer.body)
         except (NoAnswerError, ValueError) as error:
-            raise InputError(f"egpo_rl.sampler_urls: {url}: no vLLM server answers there ({error})") from None
+            raise InputError(f"egpo_rl.rollout.sampler_urls: {url}: no vLLM server answers there ({error})") from None
         if warmup is None:
             continue
         try:
             context = find_base_model(url, models, warmup.base_model)["max_model_len"]
         except InputError as error:
-            raise InputError(f"egpo_rl.{error}") from None
+            raise InputError(f"egpo_rl.rollout.{error}") from None
         if longest > context:
             raise InputError(
-                f"egpo_rl.sampler_urls: {url} takes {context} tokens, and max_prompt_tokens={egpo.max_prompt_tokens} "
-                f"with max_new_tokens={egpo.max_new_tokens} are {longest}; start it with a larger --max-model-len, or "
-                "lower them"
+                f"egpo_rl.rollout.sampler_urls: {url} takes {context} tokens, and "
+                f"max_prompt_tokens={rollout.max_prompt_tokens} with max_new_tokens={rollout.max_new_tokens} are "
+                f"{longest}; start it with a larger --max-model-len, or lower them"
             )
 
 
 def _check_budget(settings: Settings) -> None:
     """A prompt with one completion must fit one pass."""
-    budget, longest = settings.egpo_rl.unique_tokens_per_pass, settings.egpo_rl.max_new_tokens
+    egpo = settings.egpo_rl
+    budget, longest = egpo.update.unique_tokens_per_pass, egpo.rollout.max_new_tokens
     if budget <= longest:
         raise InputError(
-            f"egpo_rl.unique_tokens_per_pass: {budget} does not hold one completion of max_new_tokens={longest} and "
-            "its prompt; raise it"
+            f"egpo_rl.update.unique_tokens_per_pass: {budget} does not hold one completion of "
+            f"max_new_tokens={longest} and its prompt; raise it"
         )
 
 

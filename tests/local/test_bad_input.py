@@ -27,7 +27,7 @@ def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> Non
     [
         (["--set", "egpo_rl.stepz=3"], ["egpo_rl.stepz", "did you mean steps?"]),
         (["--set", "egpo_rl.steps=many"], ["egpo_rl.steps", "integer", "many"]),
-        (["--set", "egpo_rl.group_size=1"], ["egpo_rl.group_size", "greater than or equal to 2"]),
+        (["--set", "egpo_rl.rollout.group_size=1"], ["egpo_rl.rollout.group_size", "greater than or equal to 2"]),
         (["--set", "egpo_rl.steps"], ["section.name=value"]),
         (["--profile", "huge"], ["huge", "demo, tiny, gpu"]),
         (["--profile", "gpu"], ["GPU", "--profile demo"]),

@@ -9,6 +9,7 @@ import pytest
 from components.errors import InputError
 from components.settings import (
     EgpoRlSettings,
+    RolloutSettings,
     Settings,
     SftWarmupSettings,
     read_assignment,
@@ -25,16 +26,16 @@ from pipelines.profiles import PROFILES
         ({"egpo_rll": {"steps": 5}}, ["egpo_rll", "did you mean egpo_rl?"]),
         ({"egpo_rl": {"steps": "20"}}, ["egpo_rl.steps", "integer", "'20'"]),
         ({"egpo_rl": {"steps": 2.5}}, ["egpo_rl.steps", "2.5"]),
-        ({"egpo_rl": {"retire_solved": 1}}, ["egpo_rl.retire_solved", "boolean"]),
+        ({"egpo_rl": {"rollout": {"retire_solved": 1}}}, ["egpo_rl.rollout.retire_solved", "boolean"]),
         ({"egpo_rl": {"steps": -1}}, ["egpo_rl.steps", "greater than or equal to 0", "-1"]),
-        ({"egpo_rl": {"bonus_cap": 1.0}}, ["egpo_rl.bonus_cap", "greater than 1"]),
-        ({"egpo_rl": {"algorithm": "ppo"}}, ["egpo_rl.algorithm", "'egpo' or 'grpo'", "'ppo'"]),
+        ({"egpo_rl": {"algorithm": {"bonus_cap": 1.0}}}, ["egpo_rl.algorithm.bonus_cap", "greater than 1"]),
+        ({"egpo_rl": {"algorithm": {"name": "ppo"}}}, ["egpo_rl.algorithm.name", "'egpo' or 'grpo'", "'ppo'"]),
         ({"sft_warmup": {"adapter": {"rang": 4}}}, ["sft_warmup.adapter.rang", "did you mean rank?"]),
         ({"run": {"run_id": "a/b"}}, ["run.run_id", "'a/b'"]),
         ({"run": {"artifact_root": "/tmp/x"}}, ["run.artifact_root", "s3://"]),
         ({"run": {"artifact_root": "s3://Bad_Bucket/x"}}, ["run.artifact_root", "Bad_Bucket"]),
         ({"egpo_rl": {"seed": 2**32}}, ["egpo_rl.seed", "less than 4294967296"]),
-        ({"egpo_rl": {"temperature": float("inf")}}, ["egpo_rl.temperature", "finite"]),
+        ({"egpo_rl": {"rollout": {"temperature": float("inf")}}}, ["egpo_rl.rollout.temperature", "finite"]),
         ({"bfcl_eval": {"categories": []}}, ["bfcl_eval.categories", "at least 1"]),
         ({"bfcl_eval": {"categories": ["multiple", "multiple"]}}, ["bfcl_eval.categories", "named twice"]),
         ({"model_registration": {"alias": "champion"}}, ["model_registration.alias", "callforge promote"]),
@@ -59,6 +60,42 @@ def test_later_layers_win_setting_by_setting():
     assert settings.run.run_id == "x" and settings.sft_warmup.adapter.alpha == 32
 
 
+FLAT = {
+    "algorithm": "bonus_weight bonus_cap bonus_form entropy_scope raw_entropy scale_advantages clip_low clip_high "
+    "aggregation kl_coefficient importance_cap",
+    "rollout": "sampler sampler_urls prompts_per_step group_size temperature max_prompt_tokens max_new_tokens "
+    "refill_rounds retire_solved",
+    "update": "learning_rate warmup_steps gradient_clip updates_per_batch unique_tokens_per_pass "
+    "gradient_checkpointing max_bad_steps",
+}
+MOVED = {f"egpo_rl.{name}": f"egpo_rl.{group}.{name}" for group, names in FLAT.items() for name in names.split()} | {
+    "egpo_rl.algorithm": "egpo_rl.algorithm.name",
+    "egpo_rl.reward": "egpo_rl.reward.name",
+    "egpo_rl.checkpoint_every": "egpo_rl.checkpoint.every",
+    "egpo_rl.keep_checkpoints": "egpo_rl.checkpoint.keep",
+    "sft_warmup.checkpoint_every": "sft_warmup.checkpoint.every",
+}
+
+
+@pytest.mark.parametrize(("old", "new"), MOVED.items())
+def test_a_name_from_before_the_groups_is_refused_with_the_new_one(old, new):
+    for layers in ([{old: "grpo"}], [{old: "grpo"}, {new: "grpo"}], [{new: "grpo"}, {old: "grpo"}]):
+        with pytest.raises(InputError, match=rf"{old} is now {new}\b"):
+            resolve_settings(*layers)
+    section, *path = new.split(".")
+    value = Settings().model_dump()[section]
+    for name in path:
+        value = value[name]
+    resolve_settings({new: value})
+
+
+def test_a_group_is_no_value():
+    with pytest.raises(
+        InputError, match=r"egpo_rl.update: .*learning_rate, .*not 5; write egpo_rl.update.learning_rate"
+    ):
+        resolve_settings({"egpo_rl.update": 5})
+
+
 def test_a_dotted_name_through_a_value_is_an_error():
     with pytest.raises(InputError, match=r"egpo_rl\.steps\.x"):
         resolve_settings({"egpo_rl.steps": 5}, {"egpo_rl.steps.x": 1})
@@ -68,9 +105,9 @@ def test_a_dotted_name_through_a_value_is_an_error():
     ("text", "value"),
     [
         ("egpo_rl.steps=20", 20),
-        ("egpo_rl.retire_solved=true", True),
-        ("egpo_rl.learning_rate=1e-5", 1e-5),
-        ("egpo_rl.algorithm=grpo", "grpo"),
+        ("egpo_rl.rollout.retire_solved=true", True),
+        ("egpo_rl.update.learning_rate=1e-5", 1e-5),
+        ("egpo_rl.algorithm.name=grpo", "grpo"),
         ("run.run_id=7", "7"),  # a text stays one, also when it looks like a number
         ("sft_warmup.base_model=a=b", "a=b"),
         ('bfcl_eval.categories=["multiple"]', ["multiple"]),
@@ -97,14 +134,14 @@ def test_every_profile_is_valid_and_says_its_hardware(name):
 
 
 def test_a_bonus_that_could_turn_signs_is_refused():
-    read_section(EgpoRlSettings, {"bonus_weight": 3.0}, "egpo_rl")
-    with pytest.raises(InputError, match=r"egpo_rl.bonus_form.*bonus_weight 3 must be below bonus_cap 2"):
-        read_section(EgpoRlSettings, {"bonus_weight": 3.0, "bonus_form": "clipped"}, "egpo_rl")
+    resolve_settings({"egpo_rl.algorithm.bonus_weight": 3.0})
+    with pytest.raises(InputError, match=r"egpo_rl.algorithm.bonus_form.*bonus_weight 3 must be below bonus_cap 2"):
+        resolve_settings({"egpo_rl.algorithm.bonus_weight": 3.0, "egpo_rl.algorithm.bonus_form": "clipped"})
 
 
 def test_a_section_survives_json():
     """Stages get their sections as JSON from another process."""
-    section = EgpoRlSettings(sampler_urls=("http://a",), steps=3)
+    section = EgpoRlSettings(rollout=RolloutSettings(sampler_urls=("http://a",)), steps=3)
     assert read_section(EgpoRlSettings, json.loads(section.model_dump_json()), "egpo_rl") == section
 
 

@@ -14,12 +14,17 @@ from components.egpo_rl import report, rewards, train
 from components.language_models.samplers.vllm_server import VllmServerSampler
 from components.settings import EgpoRlSettings, RunSettings
 from components.stages.stage import execute_stage
-from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters, stage_inputs
+from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, stage_inputs
 from tests.vllm.conftest import CONTEXT, RANK
 
 # A rate at which one step moves the policy further than rounding could.
-CONFIG = SMALL.model_copy(
-    update={"learning_rate": 0.02, "warmup_steps": 0, "max_prompt_tokens": CONTEXT - SMALL.max_new_tokens}
+CONFIG = change(
+    SMALL,
+    {
+        "update.learning_rate": 0.02,
+        "update.warmup_steps": 0,
+        "rollout.max_prompt_tokens": CONTEXT - SMALL.rollout.max_new_tokens,
+    },
 )
 
 
@@ -47,7 +52,7 @@ def test_every_step_samples_from_the_adapter_as_it_is(
     sampler: str, run: Callable[[EgpoRlSettings], list[dict[str, float]]], request: pytest.FixtureRequest
 ) -> None:
     urls = (request.getfixturevalue("server"),) if sampler == "vllm_server" else ()
-    lines = run(CONFIG.model_copy(update={"sampler": sampler, "sampler_urls": urls}))
+    lines = run(change(CONFIG, {"rollout.sampler": sampler, "rollout.sampler_urls": urls}))
     assert len(lines) == CONFIG.steps
     for line in lines:
         assert math.isfinite(line["grad_norm"]) and line["grad_norm"] > 0
@@ -64,6 +69,6 @@ def test_a_server_that_keeps_the_first_adapter_is_noticed(
     monkeypatch.setattr(
         VllmServerSampler, "sync", lambda self, *rest: sync(self, *rest) if self.adapter is None else None
     )
-    lines = run(CONFIG.model_copy(update={"sampler": "vllm_server", "sampler_urls": (server,)}))
+    lines = run(change(CONFIG, {"rollout.sampler": "vllm_server", "rollout.sampler_urls": (server,)}))
     assert lines[0]["sampler_kl"] < 1e-8 < 0.01 < lines[-1]["sampler_kl"]
     assert "does it serve the trained adapter" in capsys.readouterr().out

@@ -7,9 +7,11 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,10 +30,21 @@ from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
 from components.language_models.shared_prefix import score_groups
 from components.services.tracking import Tracker
-from components.settings import AdapterSettings, EgpoRlSettings, RunSettings
+from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, resolve_settings
 from components.stages.stage import Outputs
 
-SMALL = EgpoRlSettings(steps=3, prompts_per_step=4, group_size=4, max_new_tokens=10, held_out=4, checkpoint_every=2)
+
+def change(config: EgpoRlSettings, changes: Mapping[str, Any]) -> EgpoRlSettings:
+    """`config` with some settings changed, by their names below egpo_rl."""
+    return resolve_settings(
+        {"egpo_rl": config.model_dump()}, {f"egpo_rl.{name}": value for name, value in changes.items()}
+    ).egpo_rl
+
+
+SMALL = change(
+    EgpoRlSettings(steps=3, held_out=4),
+    {"rollout.prompts_per_step": 4, "rollout.group_size": 4, "rollout.max_new_tokens": 10, "checkpoint.every": 2},
+)
 
 
 def stage_inputs(folder: Path, base: Path, records, rank: int = 4) -> dict[str, Path]:
@@ -85,7 +98,7 @@ def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, envi
     shake(model)
     if config.trained_weights == "all":
         model = model.merge_and_unload().requires_grad_(True)
-    if config.gradient_checkpointing:
+    if config.update.gradient_checkpointing:
         recompute_activations(model)
     with open_world() as world:
         if config.shard_model:
@@ -94,7 +107,7 @@ def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, envi
         tokens = sum(len(completion) for group in groups for completion in group.tokens.completions)
         rollouts = sum(len(group.rewards) for group in groups)
         batch = make_batch(world.share(groups), config, world, tokens, rollouts)
-        if config.kl_coefficient:
+        if config.algorithm.kl_coefficient:
             with torch.no_grad():  # away from the reference, where the divergence has a gradient
                 for item in learner.parameters.values():
                     item.mul_(1.05)
@@ -169,7 +182,7 @@ def lead_with(command: list[str], inputs: dict[str, Path], folder: Path) -> None
     """A run whose other process is `command`."""
     distributed.GRACE_SECONDS = 1.0
     train.follower_command = lambda *_: command
-    run_stage(inputs, folder, SMALL.model_copy(update={"processes": 2}))
+    run_stage(inputs, folder, change(SMALL, {"processes": 2}))
 
 
 def wait_for_step(child, folder, step):

@@ -18,6 +18,7 @@ from components.errors import WorkError
 from components.language_models.samplers import vllm_server
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
+    change,
     lead_with,
     meet_late,
     process_group,
@@ -68,7 +69,7 @@ def read(file):
 @pytest.mark.parametrize("groups", [3, 1])
 def test_gradients_are_those_of_one_process(children, tiny_model, make_groups, tmp_path, kl, groups):
     groups = make_groups([[1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]][:groups])
-    config = SMALL.model_copy(update={"kl_coefficient": kl})
+    config = change(SMALL, {"algorithm.kl_coefficient": kl})
     alone = children.Process(target=write_gradients, args=(tiny_model, groups, config, tmp_path / "one", {}))
     alone.start()
     alone.join()
@@ -110,7 +111,7 @@ def test_the_leader_may_be_away_for_as_long_as_servers_take(children):
 
 
 def test_a_run_starts_its_other_processes_itself(children, inputs, tmp_path):
-    config = SMALL.model_copy(update={"processes": 2})
+    config = change(SMALL, {"processes": 2})
     alone = children.Process(target=run_stage, args=(inputs, tmp_path / "one", config))
     alone.start()
     alone.join()
@@ -164,7 +165,7 @@ def test_a_whole_run(children, inputs, tmp_path):
 
 @pytest.mark.parametrize("told", [[1], [0, 1]])
 def test_told_to_stop_all_stop_together_and_the_checkpoint_is_written(children, inputs, tmp_path, told):
-    config = SMALL.model_copy(update={"steps": 8, "checkpoint_every": 100, "kl_coefficient": 0.01})
+    config = change(SMALL, {"steps": 8, "checkpoint.every": 100, "algorithm.kl_coefficient": 0.01})
 
     def arguments_of(name):
         return lambda rank, environment: (inputs, tmp_path / f"{name}{rank}", config, environment)

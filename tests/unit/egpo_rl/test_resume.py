@@ -11,10 +11,17 @@ import time
 import pytest
 
 from components.egpo_rl.checkpoint import Checkpoints
-from tests.unit.egpo_rl.egpo_support import SMALL, run_stage, save_large_checkpoint, stage_inputs, wait_for_step
+from tests.unit.egpo_rl.egpo_support import SMALL, change, run_stage, save_large_checkpoint, stage_inputs, wait_for_step
 
-CONFIG = SMALL.model_copy(
-    update={"steps": 8, "kl_coefficient": 0.01, "retire_solved": True, "refill_rounds": 1, "learning_rate": 1e-3}
+CONFIG = change(
+    SMALL,
+    {
+        "steps": 8,
+        "algorithm.kl_coefficient": 0.01,
+        "rollout.retire_solved": True,
+        "rollout.refill_rounds": 1,
+        "update.learning_rate": 1e-3,
+    },
 )
 
 
@@ -30,7 +37,7 @@ def results(folder):
 
 @pytest.fixture(scope="module", params=["adapter", "all"])
 def config(request):
-    return CONFIG.model_copy(update={"trained_weights": request.param})
+    return change(CONFIG, {"trained_weights": request.param})
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +86,7 @@ def test_killed_at_random_moments(children, unbroken, config, tmp_path, seed):
 def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, config, tmp_path):
     inputs, expected, _ = unbroken
     folder = tmp_path / "egpo_rl"
-    rarely = config.model_copy(update={"checkpoint_every": 100})
+    rarely = change(config, {"checkpoint.every": 100})
     child = start(children, inputs, folder, rarely)
     wait_for_step(child, folder, 3)
     os.kill(child.pid, signal.SIGTERM)

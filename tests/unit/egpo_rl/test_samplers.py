@@ -14,9 +14,9 @@ from components.language_models.samplers.transformers import TransformersSampler
 from components.services.tracking import Tracker
 from components.settings import RunSettings
 from components.stages.stage import Outputs
-from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters
+from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters
 
-CONFIG = SMALL.model_copy(update={"learning_rate": 0.05, "warmup_steps": 0, "sampler": "vllm_server"})
+CONFIG = change(SMALL, {"update.learning_rate": 0.05, "update.warmup_steps": 0, "rollout.sampler": "vllm_server"})
 
 
 class OtherEngine:
@@ -53,10 +53,10 @@ def run(inputs, tmp_path, tiny_model, monkeypatch):
 
 
 def test_another_engine_samples_from_the_trained_adapter(run, tiny_model):
-    expected = run(CONFIG.model_copy(update={"sampler": "transformers"}))
+    expected = run(change(CONFIG, {"rollout.sampler": "transformers"}))
     engine = OtherEngine(tiny_model)
     # Without the correction, whose weights are 1 to the last digits, the two runs are the same to the bit.
-    lines = run(CONFIG.model_copy(update={"importance_cap": 0.0}), engine)
+    lines = run(change(CONFIG, {"algorithm.importance_cap": 0.0}), engine)
     assert engine.versions == [0, 0, 1, 2, 3], "before the first answers, before each step, before the last answers"
     for line, wanted in zip(lines, expected, strict=True):
         assert line["reward"] == wanted["reward"]

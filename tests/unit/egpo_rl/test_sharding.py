@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from components.language_models.model_directory import load_for_inference
-from tests.unit.egpo_rl.egpo_support import SMALL, process_group, relative_difference, run_stage, write_gradients
+from tests.unit.egpo_rl.egpo_support import (
+    SMALL,
+    change,
+    process_group,
+    relative_difference,
+    run_stage,
+    write_gradients,
+)
 from tests.unit.egpo_rl.test_distributed import read, together
 from tests.unit.egpo_rl.test_resume import wait_for_step
 
@@ -23,19 +30,19 @@ REWARDS = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]]  # 
 def test_gradients_are_those_of_one_process(children, tiny_model, make_groups, tmp_path, trained, recomputed, kl):
     groups = make_groups(REWARDS)
     longest = max(len(group.tokens.prompt) for group in groups)
-    config = SMALL.model_copy(
-        # A group takes a pass or two, and the processes have unequal numbers of groups.
-        update={
+    config = change(
+        SMALL,
+        {
             "trained_weights": trained,
-            "gradient_checkpointing": recomputed,
-            "kl_coefficient": kl,
-            "unique_tokens_per_pass": longest + 20,
-        }
+            "update.gradient_checkpointing": recomputed,
+            "algorithm.kl_coefficient": kl,
+            "update.unique_tokens_per_pass": longest + 20,
+        },
     )
     alone = children.Process(target=write_gradients, args=(tiny_model, groups, config, tmp_path / "one", {}))
     alone.start()
     alone.join()
-    split = config.model_copy(update={"shard_model": True})
+    split = change(config, {"shard_model": True})
     together(
         children,
         write_gradients,
@@ -54,7 +61,7 @@ def run_twice(children, inputs, tmp_path, config):
     alone.start()
     alone.join()
     assert alone.exitcode == 0
-    split = config.model_copy(update={"shard_model": True})
+    split = change(config, {"shard_model": True})
     together(children, run_stage, lambda rank, environment: (inputs, tmp_path / f"rank{rank}", split, environment))
     assert [path for path in (tmp_path / "rank1").rglob("*") if path.is_file()] == []
     one, two = tmp_path / "one", tmp_path / "rank0"
@@ -71,13 +78,14 @@ def weights_of(folder):
 
 @pytest.mark.parametrize(("trained", "prompts"), [("adapter", 1), ("all", 3)])  # the second process has none, or one
 def test_a_whole_run(children, inputs, tiny_model, tmp_path, trained, prompts):
-    config = SMALL.model_copy(
-        update={
+    config = change(
+        SMALL,
+        {
             "trained_weights": trained,
-            "prompts_per_step": prompts,
-            "learning_rate": 1e-3,
-            "kl_coefficient": 0.01,
-        }
+            "rollout.prompts_per_step": prompts,
+            "update.learning_rate": 1e-3,
+            "algorithm.kl_coefficient": 0.01,
+        },
     )
     one, two, model_one, model_two = run_twice(children, inputs, tmp_path, config)
     for line_one, line_two in zip(one, two, strict=True):
@@ -94,8 +102,14 @@ def test_a_whole_run(children, inputs, tiny_model, tmp_path, trained, prompts):
 
 @pytest.mark.parametrize("trained", ["adapter", "all"])
 def test_in_bfloat16_the_copy_samples_as_the_parts_compute(children, inputs, tmp_path, trained):
-    config = SMALL.model_copy(
-        update={"trained_weights": trained, "dtype": "bfloat16", "gradient_checkpointing": True, "learning_rate": 1e-3}
+    config = change(
+        SMALL,
+        {
+            "trained_weights": trained,
+            "dtype": "bfloat16",
+            "update.gradient_checkpointing": True,
+            "update.learning_rate": 1e-3,
+        },
     )
     one, two, model_one, model_two = run_twice(children, inputs, tmp_path, config)
     assert all(line["grad_norm"] > 0 and line["sampler_kl"] < 0.01 for line in (*one, *two))
@@ -104,8 +118,15 @@ def test_in_bfloat16_the_copy_samples_as_the_parts_compute(children, inputs, tmp
 
 
 def test_told_to_stop_all_processes_do_and_go_on_to_the_same_numbers(children, inputs, tmp_path):
-    config = SMALL.model_copy(
-        update={"trained_weights": "all", "shard_model": True, "steps": 6, "kl_coefficient": 0.1, "checkpoint_every": 9}
+    config = change(
+        SMALL,
+        {
+            "trained_weights": "all",
+            "shard_model": True,
+            "steps": 6,
+            "algorithm.kl_coefficient": 0.1,
+            "checkpoint.every": 9,
+        },
     )
 
     def start(folder):

