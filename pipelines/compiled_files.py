@@ -1,6 +1,6 @@
 """Files made from the code and committed: pipelines/compiled/*.yaml and docs/settings.md, written or verified.
 
-The YAML depends on the code and the image names alone, never on the machine, so equal bytes mean that nothing is stale.
+The YAML depends only on the code and the image names, never on the machine, so equal bytes mean that nothing is stale.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.settings import Section, Settings
+from components.sections import Extendable, Operational, is_section, mark_of
+from components.settings import Settings
 from pipelines.profiles import CLUSTER_PROFILES, DEFAULT_CLUSTER_PROFILE, find_profile
 
 ROOT = Path(__file__).parents[1]
@@ -75,26 +76,36 @@ def settings_page() -> str:
         "Written by `callforge compile` from components/settings.py; change it there.",
         "",
         "Every name below works in `--set section.name=value`, in the pipeline's parameter `settings`"
-        ' (`{"egpo_rl.steps": 50}`) and in a profile of pipelines/profiles.py. Endpoints and credentials are no'
+        ' (`{"egpo_rl.steps": 50}`) and in a profile of pipelines/profiles.py. Endpoints and credentials are not'
         " settings: they come from the environment.",
+        "",
+        "When a run goes on with other settings, the last column says what happens. `redo`: the setting decides the"
+        " stage's result, so the stage and those after it are done again. `extend`: a larger number goes on from the"
+        " last checkpoint, a smaller one starts again. `keep`: the setting does not change the result and may be"
+        " changed at any time. Some of these change the order of sums, and so the last digits of what is computed from"
+        " there on; their meaning says so.",
     ]
     for name, field in Settings.model_fields.items():
-        section: Any = field.annotation
-        lines += ["", f"## {name}", "", _one_line(section.__doc__), ""]
-        lines += ["| setting | type | default | meaning |", "| --- | --- | --- | --- |", *_rows(section, name)]
+        lines += _section_lines(field.annotation, name, "##")
     return "\n".join(lines) + "\n"
 
 
-def _rows(section: type[Section], prefix: str) -> Iterator[str]:
-    for name, field in section.model_fields.items():
-        annotation: Any = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            yield from _rows(annotation, f"{prefix}.{name}")
-            continue
-        limits = ", ".join(text for item in field.metadata if (text := _limit(item)))
-        kind = f"{_type_name(annotation)}{', ' + limits if limits else ''}"
-        default = _default(field.default)
-        yield f"| `{prefix}.{name}` | {_cell(kind)} | {_cell(default)} | {_cell(_one_line(field.description or ''))} |"
+def _section_lines(section: Any, name: str, heading: str) -> Iterator[str]:
+    fields = section.model_fields.items()
+    yield from ("", f"{heading} {name}", "", _one_line(section.__doc__), "")
+    yield from ("| setting | type | default | meaning | change |", "| --- | --- | --- | --- | --- |")
+    yield from (_row(field, f"{name}.{inner}") for inner, field in fields if not is_section(field.annotation))
+    for inner, field in fields:
+        if is_section(field.annotation):
+            yield from _section_lines(field.annotation, f"{name}.{inner}", "###")
+
+
+def _row(field: Any, name: str) -> str:
+    limits = ", ".join(text for item in field.metadata if (text := _limit(item)))
+    kind = f"{_type_name(field.annotation)}{', ' + limits if limits else ''}"
+    change = {Operational: "keep", Extendable: "extend"}.get(type(mark_of(field)), "redo")
+    cells = (kind, _default(field.default), _one_line(field.description), change)
+    return f"| `{name}` | {' | '.join(map(_cell, cells))} |"
 
 
 def _type_name(annotation: Any) -> str:
@@ -108,7 +119,7 @@ def _type_name(annotation: Any) -> str:
 
 def _limit(item: Any) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-    parts = [f"{sign} {getattr(item, name):g}" for name, sign in signs.items() if hasattr(item, name)]
+    parts = [f"{sign} {getattr(item, name)}" for name, sign in signs.items() if hasattr(item, name)]
     pattern = getattr(item, "pattern", None)
     return ", ".join([*parts, *([f"`{pattern}`"] if pattern else [])])
 

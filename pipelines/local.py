@@ -24,8 +24,9 @@ from rich.table import Table
 
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import write_json
+from components.sections import read_section
 from components.services.progress import PROGRESS_FILE
-from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, read_section, resolve_settings
+from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from components.stages.stage import ERROR
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services

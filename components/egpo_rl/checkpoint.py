@@ -160,24 +160,25 @@ class Checkpoints:
         if self._uploader is not None:
             self._upload = self._uploader.submit(upload_file, path, f"{self.remote}/{REMOTE_NAME}")
 
-    def newest(self, settings_hash: str) -> State | None:
-        """The newest readable checkpoint of these settings, here or in S3; others are passed over with a word."""
+    def newest(self, settings_hash: str, last: int) -> State | None:
+        """The newest readable checkpoint of these settings, here or in S3, not after step `last`; others are passed
+        over with a word."""
         for partial in self.folder.glob(f"{PARTIAL}*"):  # a kill while one was written
             shutil.rmtree(partial)
         remote = f"{self.remote}/{REMOTE_NAME}"
         there = None
         if self.remote and uri_exists(remote):
-            there = _unless_unfit(remote, _step_of, remote, settings_hash)
+            there = _unless_unfit(remote, _step_of, remote, settings_hash, last)
         for path in sorted(self.folder.glob(PATTERN), reverse=True):
             if there is not None and int(path.stem.removeprefix("step-")) < there:
                 break  # the run went on elsewhere
-            if (state := _unless_unfit(path.name, _read, path, settings_hash)) is not None:
+            if (state := _unless_unfit(path.name, _read, path, settings_hash, last)) is not None:
                 return state
         if there is None:
             return None
         with self._partial() as folder:
             download_folder(self.remote, folder)
-            return _unless_unfit(remote, _read, folder / REMOTE_NAME, settings_hash)
+            return _unless_unfit(remote, _read, folder / REMOTE_NAME, settings_hash, last)
 
     def wait(self) -> None:
         """Until the newest is in S3 as well; when it could not be copied, that is said."""
@@ -196,38 +197,40 @@ class Checkpoints:
             yield Path(folder)
 
 
-class _OtherRun(Exception):
-    """A checkpoint of other settings or inputs."""
+class _Unfit(Exception):
+    """A checkpoint that this run cannot go on from; the text says why."""
 
 
 def _unless_unfit(shown: str, read: Callable[..., Found], *arguments: Any) -> Found | None:
     """What `read` finds in a checkpoint, or None and a word why that one is not used."""
     try:
         return read(*arguments)
-    except _OtherRun:
-        why = "is of other settings or inputs"
+    except _Unfit as error:
+        why = str(error)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         why = f"cannot be read ({type(error).__name__}: {error})"
     print(f"egpo_rl: checkpoint {shown} {why}; it is not used", flush=True)
     return None
 
 
-def _read(path: Path, settings_hash: str) -> State:
+def _read(path: Path, settings_hash: str, last: int) -> State:
     with safe_open(path, "pt") as file:
-        state = _without_tensors(file.metadata(), settings_hash)
+        state = _without_tensors(file.metadata(), settings_hash, last)
         return replace(state, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
 
 
-def _step_of(uri: str, settings_hash: str) -> int:
+def _step_of(uri: str, settings_hash: str, last: int) -> int:
     """The step of a checkpoint in S3; only its head is fetched."""
     with open_uri(uri) as stream:
         size = int.from_bytes(stream.read(8), "little")
         head = json.loads(stream.read(min(size, LONGEST_HEAD)))
-    return _without_tensors(head["__metadata__"], settings_hash).step
+    return _without_tensors(head["__metadata__"], settings_hash, last).step
 
 
-def _without_tensors(metadata: Mapping[str, str], settings_hash: str) -> State:
-    header = json.loads(metadata["state"])
-    if header["settings_hash"] != settings_hash:
-        raise _OtherRun
-    return State(**header, tensors={})
+def _without_tensors(metadata: Mapping[str, str], settings_hash: str, last: int) -> State:
+    state = State(**json.loads(metadata["state"]), tensors={})
+    if state.settings_hash != settings_hash:
+        raise _Unfit("is of other settings or inputs")
+    if state.step > last:
+        raise _Unfit(f"is of step {state.step}, and the run ends with step {last}")
+    return state

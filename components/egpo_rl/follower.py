@@ -13,8 +13,9 @@ from pathlib import Path
 
 from components.egpo_rl import train
 from components.errors import CallforgeError
+from components.sections import read_section
 from components.services.tracking import Tracker
-from components.settings import EgpoRlSettings, RunSettings, read_section
+from components.settings import EgpoRlSettings, RunSettings
 from components.stages.stage import Outputs
 
 

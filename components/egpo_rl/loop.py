@@ -274,7 +274,7 @@ class Training:
 
     def _resume(self) -> bool:
         """Go to the newest checkpoint, or to the start; what an earlier try wrote after it is forgotten."""
-        newest = self.checkpoints.newest(self.settings_hash) if self.world.leads else None
+        newest = self.checkpoints.newest(self.settings_hash, self.config.steps) if self.world.leads else None
         state = self.world.from_leader(newest and replace(newest, tensors={}))
         if state is None:
             if self.world.leads:

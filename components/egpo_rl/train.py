@@ -40,6 +40,7 @@ from components.language_models.model_directory import (
     save_adapter,
     save_model,
 )
+from components.sections import deciding_settings, extendable_setting
 from components.settings import EgpoRlSettings
 from components.stages.stage import Outputs, content_digest
 
@@ -109,7 +110,8 @@ def _run(
             flush=True,
         )
     digests = {name: content_digest(path) for name, path in inputs.items()}
-    settings_hash = sha256_of_json({"settings": config.model_dump(mode="json"), "inputs": digests})
+    deciding = {name: value for name, value in deciding_settings(config).items() if name != extendable_setting(config)}
+    settings_hash = sha256_of_json({"settings": deciding, "inputs": digests})
     remote = ""
     if outputs.run.artifact_root and world.leads:
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
@@ -164,12 +166,6 @@ def _shard(
 def _longest_prompt(config: EgpoRlSettings, loaded: LoadedModel) -> tuple[int, str]:
     """Longest prompt that may be trained on, and what sets the limit."""
     limits = [(config.rollout.max_prompt_tokens, "max_prompt_tokens")]
-    limits.append(
-        (
-            config.update.unique_tokens_per_pass - config.rollout.max_new_tokens,
-            "unique_tokens_per_pass - max_new_tokens",
-        )
-    )
     context = getattr(loaded.model.config, "max_position_embeddings", None)
     if context:
         limits.append((context - config.rollout.max_new_tokens, "the model's context - max_new_tokens"))

@@ -174,7 +174,6 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
     if "egpo_rl" in stages:
         # A lone stage takes base model and adapter from its input, and compares them with the servers itself.
         yield partial(_check_sampler, settings.egpo_rl, settings.sft_warmup if "sft_warmup" in stages else None, here)
-        yield partial(_check_budget, settings)
     if "model_registration" in stages:
         yield partial(_check_registration, settings)
 
@@ -335,17 +334,6 @@ def _check_sampler(egpo: EgpoRlSettings, warmup: SftWarmupSettings | None, here:
                 f"max_prompt_tokens={rollout.max_prompt_tokens} with max_new_tokens={rollout.max_new_tokens} are "
                 f"{longest}; start it with a larger --max-model-len, or lower them"
             )
-
-
-def _check_budget(settings: Settings) -> None:
-    """A prompt with one completion must fit one pass."""
-    egpo = settings.egpo_rl
-    budget, longest = egpo.update.unique_tokens_per_pass, egpo.rollout.max_new_tokens
-    if budget <= longest:
-        raise InputError(
-            f"egpo_rl.update.unique_tokens_per_pass: {budget} does not hold one completion of "
-            f"max_new_tokens={longest} and its prompt; raise it"
-        )
 
 
 def _check_registration(settings: Settings) -> None:

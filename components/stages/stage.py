@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 from components.errors import CallforgeError, InputError
 from components.files import atomic_write, sha256_of_file, sha256_of_json, write_json
+from components.sections import Section, read_section
 from components.services.storage import content_tag, files_of, upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
-from components.settings import RunSettings, Section, read_section
+from components.settings import RunSettings
 from components.stages.local_run import announce, join_run, run_folder
 
 CONFIG, METRICS, MANIFEST, ERROR = "config.json", "metrics.jsonl", "manifest.json", "error.json"

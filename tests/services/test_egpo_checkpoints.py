@@ -49,7 +49,7 @@ def test_an_empty_folder_goes_on_from_s3(root: str, tmp_path: Path) -> None:
         "step-0000003.safetensors",
     ]
     with Checkpoints(tmp_path / "elsewhere", remote, keep=2) as checkpoints:
-        state = checkpoints.newest("same")
+        state = checkpoints.newest("same", 9)
         assert state is not None
         expected, matrix = made(3)
         for field in dataclasses.fields(State):
@@ -59,7 +59,7 @@ def test_an_empty_folder_goes_on_from_s3(root: str, tmp_path: Path) -> None:
         optimizer = torch.optim.AdamW([parameter])
         restore(state, state.tensors.items(), {"matrix": parameter}, optimizer)
         assert torch.equal(parameter, matrix)
-        assert checkpoints.newest("others") is None
+        assert checkpoints.newest("others", 9) is None
 
 
 def test_a_run_in_an_empty_folder_goes_on_with_its_curves_and_samples(
@@ -84,7 +84,7 @@ def test_the_newer_of_here_and_s3_is_taken(root: str, tmp_path: Path, capsys) ->
 
     def newest(folder: str) -> int | None:
         with Checkpoints(tmp_path / folder, remote, keep=2) as checkpoints:
-            state = checkpoints.newest("same")
+            state = checkpoints.newest("same", 9)
             return state and state.step
 
     save("here", 1)
@@ -106,14 +106,14 @@ def test_only_the_head_of_one_that_is_not_newer_is_fetched(services, root, tmp_p
     forward = port_forward(services["AWS_ENDPOINT_URL_S3"], cut_after=32_000_000)  # of 64 MB
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", forward.url)
     with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
-        found = checkpoints.newest("same")
+        found = checkpoints.newest("same", 9)
     assert found is not None and found.step == 3
     assert forward.cuts == 0
 
 
 def test_nothing_there_is_a_fresh_start(root: str, tmp_path: Path) -> None:
     with Checkpoints(tmp_path, f"{root}/checkpoints", keep=2) as checkpoints:
-        assert checkpoints.newest("same") is None
+        assert checkpoints.newest("same", 9) is None
 
 
 def test_a_store_that_goes_away_is_said_and_does_not_stop_the_run(
@@ -139,5 +139,5 @@ def test_a_damaged_object_is_not_used(root: str, tmp_path: Path, damage: bytes, 
     (tmp_path / "damaged").write_bytes(damage)
     storage.upload_file(tmp_path / "damaged", f"{root}/checkpoints/newest.safetensors")
     with Checkpoints(tmp_path / "here", f"{root}/checkpoints", keep=2) as checkpoints:
-        assert checkpoints.newest("same") is None
+        assert checkpoints.newest("same", 9) is None
     assert "cannot be read" in capsys.readouterr().out

@@ -7,13 +7,13 @@ import json
 import pytest
 
 from components.errors import InputError
+from components.sections import deciding_settings, extendable_setting, read_section
 from components.settings import (
     EgpoRlSettings,
     RolloutSettings,
     Settings,
     SftWarmupSettings,
     read_assignment,
-    read_section,
     resolve_settings,
 )
 from pipelines.profiles import PROFILES
@@ -143,6 +143,58 @@ def test_a_section_survives_json():
     """Stages get their sections as JSON from another process."""
     section = EgpoRlSettings(rollout=RolloutSettings(sampler_urls=("http://a",)), steps=3)
     assert read_section(EgpoRlSettings, json.loads(section.model_dump_json()), "egpo_rl") == section
+
+
+KEPT = {
+    *("egpo_rl.processes", "egpo_rl.shard_model", "egpo_rl.rollout.sampler_urls", "egpo_rl.update.max_bad_steps"),
+    *("egpo_rl.update.unique_tokens_per_pass", "egpo_rl.update.gradient_checkpointing"),
+    *("egpo_rl.checkpoint.every", "egpo_rl.checkpoint.keep"),
+    *("sft_warmup.checkpoint.every", "sft_warmup.checkpoint.keep", "sft_warmup.micro_batch_size"),
+    "bfcl_eval.batch_size",
+}
+
+
+def flat(values, prefix):
+    for name, value in values.items():
+        yield from flat(value, f"{prefix}.{name}") if isinstance(value, dict) else [f"{prefix}.{name}"]
+
+
+@pytest.mark.parametrize("stage", ["data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration"])
+def test_all_settings_decide_the_result_but_those_named_here(stage):
+    section = getattr(Settings(), stage)
+    every, deciding = (set(flat(values, stage)) for values in (section.model_dump(), deciding_settings(section)))
+    assert every - deciding == {name for name in KEPT if name.startswith(f"{stage}.")}
+    assert deciding <= every
+    assert extendable_setting(section) == ("steps" if stage == "egpo_rl" else None)
+
+
+def test_deciding_settings_are_json_values():
+    values = deciding_settings(resolve_settings({"egpo_rl.steps": 7, "bfcl_eval.categories": ["multiple"]}).bfcl_eval)
+    assert json.loads(json.dumps(values)) == values and values["categories"] == ["multiple"]
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"a":' * 100_000, "[" * 900 + "]" * 900, '{"a":' * 900 + "1" + "}" * 900]
+)
+@pytest.mark.parametrize("name", ["egpo_rl.steps", "bfcl_eval.categories", "egpo_rl.update", "no.such", "run.run_id"])
+def test_deep_nesting_is_an_error_of_one_paragraph(name, text):
+    with pytest.raises(InputError) as caught:
+        resolve_settings(dict([read_assignment(f"{name}={text}")]))
+    assert len(str(caught.value)) < 1000
+
+
+def test_half_a_character_is_an_error():
+    with pytest.raises(InputError, match="settings: invalid JSON"):
+        resolve_settings({"data_refine.data": "\udcff"})
+
+
+def test_a_pass_holds_every_prompt_so_that_its_budget_decides_nothing():
+    words = r"^egpo_rl\.update\.unique_tokens_per_pass: 9215 does not hold .*max_new_tokens=1024, which are 9216"
+    with pytest.raises(InputError, match=words):
+        resolve_settings({"egpo_rl.update.unique_tokens_per_pass": 9215})
+    resolve_settings({"egpo_rl.update.unique_tokens_per_pass": 9216})
+    with pytest.raises(InputError, match="unique_tokens_per_pass: 16384 does not hold"):
+        resolve_settings({"egpo_rl.rollout.max_prompt_tokens": 30_000})
 
 
 def test_settings_are_frozen():

@@ -234,6 +234,58 @@ def test_a_checkpoint_of_other_settings_is_left_alone(inputs, outputs, half_righ
     assert [line["step"] for line in metrics_of(outputs)] == [1, 2, 3]
 
 
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory, tiny_model, make_records):
+    """Inputs, and the outputs of an undisturbed run of SMALL."""
+    folder = tmp_path_factory.mktemp("small")
+    inputs = stage_inputs(folder, tiny_model, make_records(30))
+    done = Outputs(folder / "egpo_rl", Tracker(), RunSettings(), "egpo_rl")
+    done.folder.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(rewards.REWARDS, "binary", odd_letters)
+        patch.setattr(report, "write_report", lambda *_: None)
+        train.run(SMALL, inputs, done)
+    return inputs, done
+
+
+def test_more_steps_go_on_from_the_checkpoint_and_fewer_start_again(outputs, small_run, half_right, capsys):
+    inputs, unbroken = small_run
+    adapter = "model/adapter_model.safetensors"
+    train.run(change(SMALL, {"steps": 2}), inputs, outputs)
+    train.run(SMALL, inputs, outputs)
+    assert "going on after step 2" in capsys.readouterr().out
+    assert [line["step"] for line in metrics_of(outputs)] == [1, 2, 3]
+    assert (outputs.folder / adapter).read_bytes() == (unbroken.folder / adapter).read_bytes()
+    train.run(change(SMALL, {"steps": 1}), inputs, outputs)
+    told = capsys.readouterr().out
+    assert "step-0000003.safetensors is of step 3, and the run ends with step 1; it is not used" in told
+    assert [line["step"] for line in metrics_of(outputs)] == [1]
+
+
+OPERATIONAL = {
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "update.max_bad_steps": 1,
+    "update.unique_tokens_per_pass": 1000,
+    "update.gradient_checkpointing": True,
+    "shard_model": True,  # one process has nothing to split
+    "processes": 1,
+    "rollout.sampler_urls": ["http://unused"],
+}
+
+
+def test_settings_that_do_not_decide_the_result_do_not_change_it(outputs, small_run, half_right, capsys):
+    inputs, unbroken = small_run
+    # No prompt is longer than 1000 - 10 tokens, so the shorter limit leaves the same ones.
+    config = change(SMALL, {"rollout.max_prompt_tokens": 900})
+    train.run(change(config, {"steps": 1}), inputs, outputs)
+    train.run(change(config, OPERATIONAL), inputs, outputs)
+    assert "going on after step 1" in capsys.readouterr().out, "the checkpoint is of the same work"
+    for line, expected in zip(metrics_of(outputs), metrics_of(unbroken), strict=True):
+        assert line["reward"] == expected["reward"]
+        assert line["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
+
+
 def test_a_broken_checkpoint_is_passed_over(inputs, outputs, half_right, capsys):
     train.run(SMALL, inputs, outputs)
     expected = (outputs.folder / "model" / "adapter_model.safetensors").read_bytes()

@@ -250,10 +250,6 @@ def test_an_evaluation_is_checked_for_what_it_needs_alone(capsys):
 
 
 def test_settings_that_contradict_each_other(local):
-    (found,) = problems(
-        settings(egpo_rl__update__unique_tokens_per_pass=100, egpo_rl__rollout__max_new_tokens=100), here=True
-    )
-    assert "egpo_rl.update.unique_tokens_per_pass" in found
     (found,) = problems(settings(egpo_rl__rollout__sampler="vllm"), here=True)
     assert "egpo_rl.rollout.sampler" in found and "not installed" in found
     for sampler in ("vllm", "vllm_server"):

@@ -133,7 +133,8 @@ from pathlib import Path
 import accelerate, matplotlib.pyplot, transformers.models.llama.modeling_llama
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from components.stages.stage import execute_stage
-from components.settings import RunSettings, SftWarmupSettings, read_section
+from components.sections import read_section
+from components.settings import RunSettings, SftWarmupSettings
 from components.sft_warmup import warmup
 settings = read_section(SftWarmupSettings, json.loads(sys.argv[1]), "sft_warmup")
 folder, choose, kills, moments = Path(sys.argv[3]), random.Random(0), 0, [0, 2, 5, 8, 11]
