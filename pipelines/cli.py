@@ -14,14 +14,15 @@ import time
 import traceback
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from components.errors import CallforgeError, InputError
 from components.files import expand_home
+from components.services.events import library_warnings
 from components.services.web import without_login
+from pipelines.console import console, errors
 
 app = typer.Typer(
     help="Turns a base language model into one that calls functions well, here or on Kubeflow.",
@@ -29,7 +30,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-console = Console()
 INTERRUPTED = 130
 
 
@@ -96,7 +96,7 @@ def run(
         run_here(Request(run_id=run_id, profile=profile, settings=settings), console)
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt | CallforgeError) and (RUNS / run_id / "run.json").exists():
-            console.print(f"`callforge run --run-id {run_id}` goes on where it stopped", highlight=False)
+            console.print(f"`callforge run --run-id {run_id}` goes on where it stopped")
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED) from None
         raise
@@ -149,7 +149,7 @@ def evaluate(
 ) -> None:
     """Evaluate one model on BFCL."""
     _run_stage("bfcl_eval", "evaluate.run_one", out, {"model": model}, profile, changes, {"run.run_id": run_id})
-    console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}", highlight=False)
+    console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}")
 
 
 @app.command()
@@ -175,11 +175,11 @@ def compile_command(
 
     if not check:
         for path in write_files():
-            console.print(f"wrote {path}", highlight=False)
+            console.print(f"wrote {path}")
         return
     stale = stale_files()
     if stale:
-        console.print(f"stale: {', '.join(map(str, stale))}; run `callforge compile`", highlight=False)
+        console.print(f"stale: {', '.join(map(str, stale))}; run `callforge compile`")
         raise SystemExit(1)
     console.print("compiled pipelines and docs/settings.md are of this code")
 
@@ -190,7 +190,7 @@ def upload(endpoint: Endpoint, namespace: Namespace = None) -> None:
     from pipelines.cluster import upload_pipelines
 
     for name, version in upload_pipelines(endpoint, namespace):
-        console.print(f"uploaded {name} as version {version}", highlight=False)
+        console.print(f"uploaded {name} as version {version}")
 
 
 @app.command()
@@ -219,9 +219,9 @@ def submit(
             raise InputError(f"--parameter {text}: write NAME=VALUE, e.g. data=s3://bucket/records.jsonl.gz")
         parameters[name] = value
     settings = dict(read_assignment(text) for text in changes or [])
-    run = submit_run(endpoint, profile, parameters, settings, run_name, namespace, _tell, service_account)
+    run = submit_run(endpoint, profile, parameters, settings, run_name, namespace, console.print, service_account)
     if follow:
-        follow_run(endpoint, run, _tell)
+        follow_run(endpoint, run, console.print)
 
 
 @app.command()
@@ -235,7 +235,7 @@ def promote(
     from components.model_registration.promotion import promote as promote_version
 
     for line in promote_version(model, version, to.value, force):
-        _tell(line)
+        console.print(line)
 
 
 @app.command()
@@ -244,7 +244,7 @@ def rollback(model: Model) -> None:
     from components.model_registration.promotion import roll_back
 
     for line in roll_back(model):
-        _tell(line)
+        console.print(line)
 
 
 @app.command()
@@ -255,7 +255,7 @@ def doctor() -> None:
     healthy = True
     for name, fine, text in examine():
         healthy &= fine
-        console.print(f"{'ok  ' if fine else 'MISS'}  {name:<22} {text}", highlight=False, soft_wrap=True)
+        console.print(f"{'ok  ' if fine else 'MISS'}  {name:<22} {text}")
     if not healthy:
         raise SystemExit(1)
 
@@ -271,7 +271,7 @@ def ui() -> None:
         if not environment:
             raise InputError("ui: MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL_S3 are set: open those")
         address = server_name(environment.get("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "")))
-        console.print(f"MLflow  {address}\nCtrl-C ends", highlight=False)
+        console.print(f"MLflow  {address}\nCtrl-C ends")
         try:
             while True:
                 time.sleep(3600)
@@ -304,15 +304,16 @@ def _run_stage(
         raise InputError("\n".join(found))
 
     if settings.run.artifact_root or tracking_uri():
-        console.print(f"run {settings.run.run_id}", highlight=False)
+        console.print(f"run {settings.run.run_id}")
 
     def work(*arguments: Any) -> Any:  # imported when there is work to do: that takes seconds
         module, _, name = function.partition(".")
         return getattr(import_module(f"components.{stage}.{module}"), name)(*arguments)
 
-    metrics = execute_stage(stage, work, getattr(settings, stage), inputs, out, settings.run)
+    with library_warnings():
+        metrics = execute_stage(stage, work, getattr(settings, stage), inputs, out, settings.run)
     for metric, value in metrics.items():
-        console.print(f"{metric:<40} {value:g}", highlight=False)
+        console.print(f"{metric:<40} {value:g}")
 
 
 def _own_run(stage: str, out: Path) -> str:
@@ -320,10 +321,6 @@ def _own_run(stage: str, out: Path) -> str:
     MLflow, and the same one when the command is given again."""
     place = os.fsencode(f"{os.uname().nodename}:{out.resolve()}")
     return f"{stage}-{hashlib.sha256(place).hexdigest()[:8]}"
-
-
-def _tell(text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def _local_path(value: str | None) -> str | None:
@@ -336,17 +333,29 @@ def main() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that has not every letter
     try:
-        app()
-    except (CallforgeError, OSError) as error:  # OSError: a folder that may not be written, a full disk
+        raise SystemExit(app(standalone_mode=False))
+    except Exception as error:
         if debug:
-            print(without_login(traceback.format_exc()), file=sys.stderr)
-        _fail(str(error), error.exit_code if isinstance(error, CallforgeError) else 1)
+            errors.print(without_login(traceback.format_exc()))
+        text, exit_code = _last_words(error)
+    if text:
+        errors.print(f"callforge: {text}", style="red")
+    raise SystemExit(exit_code)
 
 
-def _fail(text: str, exit_code: int) -> NoReturn:
-    Console(stderr=True).print(f"callforge: {text}", style="red", markup=False, highlight=False, soft_wrap=True)
-    raise SystemExit(exit_code) from None
+def _last_words(error: Exception) -> tuple[str, int]:
+    """What is printed of an error, and the exit code."""
+    if isinstance(error, CallforgeError):
+        return str(error), error.exit_code
+    if isinstance(error, typer.TyperException):  # a wrong option; typer would print it as it was given, and in a frame
+        text = error.format_message().rstrip(".")  # none without arguments: the help was printed
+        return text and f"{text}; `callforge --help` lists commands, and after a command its options", error.exit_code
+    if isinstance(error, OSError):  # a folder that may not be written, a full disk
+        return str(error), 1
+    return f"a defect of callforge: {type(error).__name__}: {error}; --debug shows where", 1
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from components.errors import CallforgeError, InputError, WorkError
+from pipelines.console import console, errors
 
 BUCKET = "callforge"
 ARTIFACT_ROOT = f"s3://{BUCKET}/runs"  # for RunSettings.artifact_root
@@ -106,7 +107,7 @@ def _running(folder: Path, wanted: list[str]) -> dict[str, Any] | None:
 
 def _start(folder: Path, wanted: list[str]) -> dict[str, Any]:
     _end_orphans(folder)
-    print(f"starting {' and '.join(wanted)} for this machine, data in {folder}", flush=True)
+    console.print(f"starting {' and '.join(wanted)} for this machine, data in {folder}")
     for attempt in (1, 2, 3):
         environment, commands = _prepare(folder, wanted)
         with (folder / "supervisor.log").open("w") as log:
@@ -388,15 +389,14 @@ def main(arguments: list[str]) -> int:
         _supervise(Path(arguments[1]))
     try:
         with embedded_services(Path(arguments[0])) as environment:
-            print(f"MLflow: {environment.get('MLFLOW_TRACKING_URI', os.environ.get('MLFLOW_TRACKING_URI'))}")
-            print(
-                f"S3: {environment.get('AWS_ENDPOINT_URL_S3', 'as the environment says')}; Ctrl-C ends both", flush=True
-            )
+            mlflow = environment.get("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI"))
+            store = environment.get("AWS_ENDPOINT_URL_S3", "as the environment says")
+            console.print(f"MLflow: {mlflow}\nS3: {store}; Ctrl-C ends both")
             signal.pause()
     except KeyboardInterrupt:
         return 0
     except CallforgeError as error:
-        print(error, file=sys.stderr)
+        errors.print(str(error))
         return error.exit_code
     return 0
 

@@ -1,7 +1,8 @@
 """A pipeline run on this machine: the run directory, embedded services, the pipeline under kfp.local, the result.
 
 The pipeline runs in a process of its own (pipelines/local_pipeline.py), whose output goes to kfp.log; what the person
-sees is drawn by pipelines/terminal.py. What the stages do, and whether one is done already, is theirs.
+sees is drawn by pipelines/terminal.py from the events in progress.jsonl. What the stages do, and whether one is done
+already, is theirs.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,18 +21,18 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import write_json
 from components.sections import read_section
-from components.services.progress import PROGRESS_FILE
+from components.services.events import PROGRESS_FILE
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from components.stages.stage import ERROR
+from pipelines.console import Console
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
-from pipelines.local_pipeline import KFP_ROOT, REQUEST
+from pipelines.local_pipeline import KFP_ROOT, PIPELINE, REQUEST
 from pipelines.profiles import Profile, find_profile
 from pipelines.terminal import STAGES, Terminal
 
@@ -38,6 +40,7 @@ HOME = Path(".callforge")
 RUNS, SERVICES = HOME / "runs", HOME / "services"
 LOG, PROGRESS = "kfp.log", "progress.jsonl"
 DEFAULT_PROFILE = "demo"
+FULL = 50e6  # bytes that are left on a full disk
 STOP_SECONDS = 60.0  # a stage that is told to stop may be in a long step
 
 
@@ -71,7 +74,7 @@ def run_here(request: Request, console: Console) -> Path:
     profile, settings = _resolve(folder, request)  # before anything is written or started
     with sole_run(folder), _terminated_as_interrupted():
         _say_changes(folder, settings, console)
-        console.print(f"[bold]run {request.run_id}[/bold]  profile {profile.name}  {shown(folder)}", highlight=False)
+        console.print(f"run {request.run_id}  profile {profile.name}  {shown(folder)}", style="bold")
         with embedded_services(SERVICES.resolve()) as environment:
             if "AWS_ENDPOINT_URL_S3" in environment and not settings.run.artifact_root:
                 settings = resolve_settings(settings.model_dump(mode="json"), {"run.artifact_root": ARTIFACT_ROOT})
@@ -120,10 +123,10 @@ def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
     changed = [name for name in now if (name, now[name]) not in before.items() and name != "run.artifact_root"]
     for name in changed:
         earlier = f"was {before[name]}, is" if name in before else "is new since this run began:"
-        console.print(f"{name} {earlier} {now[name]}", highlight=False, markup=False)
+        console.print(f"{name} {earlier} {now[name]}")
     concerned = [stage for stage in STAGES if any(name.startswith(f"{stage}.") for name in changed)]
     if concerned:
-        console.print(f"so {concerned[0]} and what follows from it is done again", highlight=False)
+        console.print(f"so {concerned[0]} and what follows from it is done again")
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -152,14 +155,13 @@ def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -
     for stage in STAGES:  # an error of an earlier attempt is not one of this
         (folder / stage / ERROR).unlink(missing_ok=True)
     with (folder / LOG).open("a", encoding="utf-8") as log:
-        begin = log.tell()
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.local_pipeline", str(folder)],
             env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             start_new_session=True,  # Ctrl-C is ours to handle: the stage at work is asked, not hit
         )  # fmt: skip
     try:
-        with Terminal(console, folder / LOG, begin, folder / PROGRESS) as terminal:
+        with Terminal(console, folder / PROGRESS) as terminal:
             process.wait()
         if process.returncode:
             raise _failure(folder, terminal)
@@ -174,23 +176,26 @@ def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -
 
 def _stop(process: subprocess.Popen[bytes], console: Console) -> None:
     """Ask the stage at work to stop: it may write a checkpoint first."""
-    console.print(f"stopping (at most {STOP_SECONDS:.0f} s; Ctrl-C again stops at once)", highlight=False)
+    console.print(f"stopping (at most {STOP_SECONDS:.0f} s; Ctrl-C again stops at once)")
     with suppress(ProcessLookupError, subprocess.TimeoutExpired, KeyboardInterrupt):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(STOP_SECONDS)
 
 
 def _failure(folder: Path, terminal: Terminal) -> CallforgeError:
-    """KFP says only that a task failed; the stage left its reason."""
+    """KFP says only that a task failed; the stage left its reason, unless it was killed or had no disk to write to."""
     for stage in STAGES:
-        with suppress(FileNotFoundError, ValueError):
+        with suppress(OSError, ValueError, KeyError, TypeError):
             error = json.loads((folder / stage / ERROR).read_text("utf-8"))
             return StageFailedError(f"{stage}: {error['message']}", int(error["exit_code"]))
-    stage = terminal.stage or "the pipeline"
-    return WorkError(
-        f"{stage}: it ended without saying why: killed (out of memory?), or a defect of callforge; its last words: "
-        f"{terminal.last_line or 'none'}; all of them are in {shown(folder / LOG)}"
-    )
+    stage = terminal.stage or PIPELINE
+    log = f"its log is {shown(folder / LOG)}"
+    if terminal.failure:
+        return WorkError(f"{stage}: {terminal.failure}; {log}")
+    for place in (folder, Path(tempfile.gettempdir())):
+        if (free := shutil.disk_usage(place).free) < FULL:
+            return WorkError(f"{stage}: the disk is full ({free / 1e6:.0f} MB free in {place}); make room, and {log}")
+    return WorkError(f"{stage}: it ended without saying why: killed (out of memory?), or a defect of callforge; {log}")
 
 
 def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str], console: Console) -> None:
@@ -202,9 +207,9 @@ def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str
         table.add_column(column, justify="left" if index < 2 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    console.print(table, soft_wrap=False)
     for name, text in _places(folder, settings, environment):
-        console.print(f"{name:<11} {text}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"{name:<11} {text}")
 
 
 def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -9,19 +9,33 @@ from __future__ import annotations
 import json
 import signal
 import sys
+import traceback
 import warnings
 from pathlib import Path
 
+from components.services.events import announce
 from components.stages.local_run import join_run
 from pipelines.profiles import find_profile
 
 REQUEST, KFP_ROOT = "run.json", "kfp"  # in the run directory: what is asked for, and KFP's own files
+PIPELINE = "pipeline"  # in the place of a stage's name, where none is to blame
 
 
 def main(folder: Path) -> int:
-    """Run it; 1 when a step failed. The step's own error.json has the reason."""
+    """Run it; 1 when it failed. A step leaves its reason in its own error.json; any other is announced."""
     join_run()
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # meant for the step: wait for its end
+    try:
+        _run(folder)
+    except Exception as error:
+        traceback.print_exc()  # into the log
+        if not isinstance(error, RuntimeError):  # which KFP raises for a step that failed
+            announce(PIPELINE, "failed", f"KFP's local runner: {type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _run(folder: Path) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="kfp")
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="kfp")  # "non-Python base image": it is ours
     from kfp import local
@@ -32,12 +46,7 @@ def main(folder: Path) -> int:
     root = str(folder / KFP_ROOT)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=root, enable_caching=False)
     pipeline = train(find_profile(request["profile"]))
-    try:
-        pipeline(run_id=folder.name, settings=json.dumps(request["settings"], sort_keys=True))
-    except RuntimeError as error:
-        print(error, flush=True)
-        return 1
-    return 0
+    pipeline(run_id=folder.name, settings=json.dumps(request["settings"], sort_keys=True))
 
 
 if __name__ == "__main__":

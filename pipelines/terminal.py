@@ -1,49 +1,57 @@
-"""What a person sees of a local run: the stages as they begin and end, their own lines, and a bar for what is slow.
+"""What a person sees of a local run: the stages as they begin and end, their lines and warnings, and a bar for what is
+slow.
 
-Reads what the run's processes write (kfp.log, progress.jsonl) and draws; it decides nothing. On a terminal the bars
-move; elsewhere there is a line now and then.
+Draws the events that the run's processes write (components/services/events.py) and decides nothing. On a terminal the
+bars move; elsewhere there is a line now and then.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from components.services.progress import State, line_of, numbers_of
+from components.services.events import (
+    BarEvent,
+    Event,
+    MetricEvent,
+    StageEvent,
+    TextEvent,
+    one_line,
+    read_event,
+    warning_line,
+)
+from components.services.progress import line_of, numbers_of
+from pipelines.console import Console
 
 STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
-KFP_INDENT = 4  # of what a step prints
+STAGE_WIDTH = max(map(len, STAGES)) + 1
 LINE_SECONDS = 10.0
-# What a stage says to people begins with its name; lines that follow, indented by two, belong to it. KFP shows outputs
-# of preflight in the same way, as quoted JSON.
-_OWN = re.compile(rf"(?:{'|'.join(STAGES)}|tracking)(?!: '{{)[: ]")
-_KFP_NOISE = re.compile(r"\[KFP Executor|^\d\d:\d\d:\d\d\.\d+ - |^-+$|^Pipeline |^Task ")
+SHOWN_METRICS = ("reward", "loss")  # beside the stage's name while it works
 
 
 class Terminal:
-    """Follows one run while its `with` block lasts."""
+    """Draws one run while its `with` block lasts."""
 
-    def __init__(self, console: Console, log: Path, begin: int, progress: Path) -> None:
-        """`begin`: where this run's part of the log starts."""
+    def __init__(self, console: Console, progress: Path) -> None:
         self.console = console
-        self.stage, self.last_line = "", ""
-        self._log, self._progress = _Tail(log, begin), _Tail(progress, 0)
-        self._own = False
+        self.stage = ""  # the one at work, or the one that failed
+        self.failure = ""  # why it did
+        self._progress = _Tail(progress)
         self._started = 0.0
         self._bars: dict[tuple[str, int], Any] = {}
-        self._told: dict[tuple[str, int], float] = {}
+        self._shown: dict[tuple[str, int], float] = {}  # when each bar last had a line
+        self._warned: set[tuple[str, str]] = set()
         self._ended = threading.Event()
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
         self._view = Progress(
-            *columns, TimeElapsedColumn(), console=console, transient=True, disable=not console.is_terminal
-        )
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
+            TextColumn("{task.fields[numbers]}", markup=False), TimeElapsedColumn(),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
         self._stage_bar: Any = None
         self._thread = threading.Thread(target=self._follow, name="terminal", daemon=True)
 
@@ -64,69 +72,82 @@ class Terminal:
 
     def _look(self) -> None:
         for line in self._progress.lines():
-            try:
-                entry = json.loads(line)
-            except ValueError:  # half a line, of a process that was killed
-                continue
-            if "event" in entry:
-                self._show_event(entry["stage"], entry["event"], entry["time"])
-            else:
-                self._show_state(State(**entry))
-        for line in self._log.lines():
-            self._show_line(line)
+            if (event := read_event(line)) is not None:
+                self._draw(event)
 
-    def _show_event(self, stage: str, event: str, at: float) -> None:
-        if event == "started":
-            self.stage, self._started = stage, at
+    def _draw(self, event: Event) -> None:
+        if isinstance(event, StageEvent):
+            self._draw_stage(event)
+        elif isinstance(event, TextEvent):
+            self._draw_text(event)
+        elif isinstance(event, BarEvent):
+            self._draw_bar(event)
+        else:
+            self._draw_metrics(event)
+
+    def _draw_stage(self, event: StageEvent) -> None:
+        if event.event == "started":
+            self.stage, self._started = event.stage, event.time
+            self._remove_bars()
             if self.console.is_terminal:
-                self._stage_bar = self._view.add_task(stage, total=None, numbers="")
+                self._stage_bar = self._view.add_task(one_line(event.stage), total=None, numbers="")
             else:
-                self._print(f"{stage} ...")
+                self._print(event.stage, "...")
             return
-        for line in self._log.lines():  # what the stage said stands above its end
-            self._show_line(line)
-        for task in [*self._bars.values(), *([] if self._stage_bar is None else [self._stage_bar])]:
-            self._view.remove_task(task)
-        self._bars.clear()
-        self._stage_bar = None
-        ends = {"done": f"done in {_clock(at - self._started)}", "skipped": "done already", "failed": "failed"}
-        self._print(f"{stage}: {ends[event]}", style="bold red" if event == "failed" else "bold")
-        if event != "failed":
-            self.stage = ""
+        self._remove_bars()
+        if event.event == "failed":
+            self.stage, self.failure = event.stage, event.text
+            self._print(event.stage, "failed", "bold red")
+            return
+        self.stage = ""
+        took = f"done in {_clock(event.time - self._started)}"
+        self._print(event.stage, "done already" if event.event == "skipped" else took, "bold")
 
-    def _show_state(self, state: State) -> None:
-        key = (state.label, state.pid)
+    def _draw_text(self, event: TextEvent) -> None:
+        if event.event == "line":
+            self._print(event.stage, event.text)
+            return
+        if event.rank and (event.stage, event.text) in self._warned:  # every process has it
+            return
+        self._warned.add((event.stage, event.text))
+        self._print(event.stage, warning_line(event.text, event.rank), "yellow")
+
+    def _draw_bar(self, bar: BarEvent) -> None:
+        key = (bar.label, bar.pid)
         if self.console.is_terminal:
-            if state.finished:
+            if bar.finished:
                 if key in self._bars:
                     self._view.remove_task(self._bars.pop(key))
                 return
             if key not in self._bars:
-                self._bars[key] = self._view.add_task(f"  {state.label}", total=state.total, numbers="")
-            self._view.update(self._bars[key], completed=state.done, total=state.total, numbers=numbers_of(state))
-        elif state.finished or time.monotonic() - self._told.get(key, 0.0) > LINE_SECONDS:
-            self._told[key] = time.monotonic()
-            self._print(f"  {line_of(state)}")
+                self._bars[key] = self._view.add_task(f"  {one_line(bar.label)}", total=bar.total, numbers="")
+            self._view.update(self._bars[key], completed=bar.done, total=bar.total, numbers=one_line(numbers_of(bar)))
+        elif bar.finished or time.monotonic() - self._shown.get(key, 0.0) > LINE_SECONDS:
+            self._shown[key] = time.monotonic()
+            self._print(bar.stage, line_of(bar))
 
-    def _show_line(self, line: str) -> None:
-        text = line[KFP_INDENT:] if line.startswith(" " * KFP_INDENT) else line
-        self._own = bool(_OWN.match(text)) or (self._own and text.startswith("  ") and bool(text.strip()))
-        if self._own:
-            self._print(f"  {text}")
-        elif text.strip() and not _KFP_NOISE.search(text):
-            self.last_line = text.strip()
+    def _draw_metrics(self, event: MetricEvent) -> None:
+        numbers = [f"{name} {event.values[name]:.3g}" for name in SHOWN_METRICS if name in event.values]
+        if self._stage_bar is not None and numbers:
+            self._view.update(self._stage_bar, numbers=f"step {event.step}: {', '.join(numbers)}")
 
-    def _print(self, text: str, style: str | None = None) -> None:
-        self.console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    def _remove_bars(self) -> None:
+        for task in [*self._bars.values(), *([] if self._stage_bar is None else [self._stage_bar])]:
+            self._view.remove_task(task)
+        self._bars.clear()
+        self._stage_bar = None
+
+    def _print(self, stage: str, text: str, style: str = "") -> None:
+        self.console.print(Text(f"{one_line(stage):<{STAGE_WIDTH}}", "dim").append(one_line(text), style or "not dim"))
 
 
 class _Tail:
     """The whole lines that were appended to a file since the last look."""
 
-    def __init__(self, path: Path, position: int) -> None:
-        self.path, self.position = path, position
+    def __init__(self, path: Path) -> None:
+        self.path, self.position = path, 0
 
-    def lines(self) -> list[str]:
+    def lines(self) -> list[bytes]:
         try:
             with self.path.open("rb") as file:
                 file.seek(self.position)
@@ -135,7 +156,7 @@ class _Tail:
             return []
         data = data[: data.rfind(b"\n") + 1]
         self.position += len(data)
-        return data.decode("utf-8", "replace").splitlines()
+        return data.split(b"\n")[:-1]
 
 
 def _clock(seconds: float) -> str:

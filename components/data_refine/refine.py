@@ -27,6 +27,7 @@ from components.errors import InputError
 from components.files import atomic_write
 from components.function_calls.formats import FormatError, Rejected, numbered_records
 from components.function_calls.record import CATEGORIES, Record
+from components.services.events import say
 from components.services.progress import track
 from components.services.report import Bars, Examples, Table, write_report
 from components.services.storage import open_uri
@@ -105,7 +106,7 @@ def run(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs
     metrics = tally.metrics()
     outputs.log(0, metrics)
     counts = " + ".join(f"{tally.outcome(name):,} {name}" for name in OUTCOMES)
-    print(f"data_refine: {metrics['records']:,} records = {counts}", flush=True)
+    say(f"{metrics['records']:,} records = {counts}")
     return metrics
 
 

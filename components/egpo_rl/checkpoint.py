@@ -30,6 +30,7 @@ from torch import Tensor
 from components.egpo_rl.sharding import part_like, whole
 from components.errors import CallforgeError
 from components.files import atomic_write
+from components.services.events import warn
 from components.services.storage import download_folder, open_uri, upload_file, uri_exists
 
 PATTERN = "step-*.safetensors"
@@ -185,7 +186,7 @@ class Checkpoints:
         error = self._upload.exception() if self._upload is not None else None  # waits for the end
         self._upload = None
         if isinstance(error, CallforgeError):
-            print(f"egpo_rl: the checkpoint was not copied to S3: {error}", flush=True)
+            warn(f"the checkpoint was not copied to S3: {error}")
         elif error is not None:
             raise error
 
@@ -209,7 +210,7 @@ def _unless_unfit(shown: str, read: Callable[..., Found], *arguments: Any) -> Fo
         why = str(error)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         why = f"cannot be read ({type(error).__name__}: {error})"
-    print(f"egpo_rl: checkpoint {shown} {why}; it is not used", flush=True)
+    warn(f"checkpoint {shown} {why}; it is not used")
     return None
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from components.egpo_rl.sharding import is_sharded
 from components.language_models.model_directory import default_device
+from components.services.events import warn
 
 Item = TypeVar("Item")
 GRACE_SECONDS = 30.0
@@ -151,9 +152,7 @@ def _watch(followers: Sequence[subprocess.Popen[bytes]], over: threading.Event) 
     while not over.wait(0.5):
         for rank, follower in enumerate(followers, 1):
             if follower.poll():
-                print(
-                    f"egpo_rl: process {rank} of {len(followers) + 1} ended with code {follower.returncode}", flush=True
-                )
+                warn(f"process {rank} of {len(followers) + 1} ended with code {follower.returncode}")
                 os.kill(os.getpid(), signal.SIGTERM)
                 if not over.wait(GRACE_SECONDS):  # waiting for the lost process inside a collective
                     os._exit(1)

@@ -14,6 +14,7 @@ from pathlib import Path
 from components.egpo_rl import train
 from components.errors import CallforgeError
 from components.sections import read_section
+from components.services.events import library_warnings, warn
 from components.services.tracking import Tracker
 from components.settings import EgpoRlSettings, RunSettings
 from components.stages.stage import Outputs
@@ -26,9 +27,10 @@ def main() -> None:
     config = read_section(EgpoRlSettings, values["settings"], "egpo_rl")
     inputs = {name: Path(path) for name, path in values["inputs"].items()}
     try:
-        train.run(config, inputs, Outputs(Path(values["folder"]), Tracker(), RunSettings(), "egpo_rl"))
+        with library_warnings():
+            train.run(config, inputs, Outputs(Path(values["folder"]), Tracker(), RunSettings(), "egpo_rl"))
     except CallforgeError as error:
-        print(f"egpo_rl: process {os.environ.get('RANK', '?')}: {error}", flush=True)
+        warn(str(error))
         raise SystemExit(error.exit_code) from None
 
 

@@ -45,6 +45,7 @@ from components.language_models.shared_prefix import (
     sharing_obstacle,
 )
 from components.language_models.tokens import thought_mask
+from components.services.events import say, warn
 from components.services.progress import track
 from components.settings import EgpoRlSettings
 from components.stages.stage import METRICS, Outputs
@@ -116,7 +117,7 @@ class Training:
         rise = held_out_rise(self.held_out_before, after)
         if self.world.leads and "held_out_rise_error" in rise:
             mean, error = rise["held_out_rise"], rise["held_out_rise_error"]
-            print(f"egpo_rl: held out, rise: {mean:+.3f} (standard error {error:.3f})", flush=True)
+            say(f"held out, rise: {mean:+.3f} (standard error {error:.3f})")
         earlier = {f"{name}_before": value for name, value in held_out_metrics(self.held_out_before).items()}
         return earlier | held_out_metrics(after) | rise
 
@@ -215,24 +216,22 @@ class Training:
         prompts = [HeldOut(fact.index, fact.calls_wanted, fact.solved_share) for fact in facts]
         if self.world.leads:
             reward = held_out_metrics(prompts)["held_out_reward"]
-            print(f"egpo_rl: {when} training: reward {reward:.3f} ({len(prompts)} prompts)", flush=True)
+            say(f"{when} training: reward {reward:.3f} ({len(prompts)} prompts)")
             self._append_samples([_sample_row(step, when, group, 0) for group in groups])
         return prompts
 
     def _tell(
         self, step: int, metrics: dict[str, float], facts: Sequence[GroupFacts], groups: Sequence[RolloutGroup]
     ) -> None:
-        print(step_line(step, self.config.steps, metrics), flush=True)
-        if explanation := self.explainer.explain(facts, metrics):
-            print(explanation, flush=True)
+        say(step_line(step, self.config.steps, metrics))
+        say(*self.explainer.explain(facts, metrics))
         if metrics.get("sampler_kl", 0.0) > SUSPICIOUS_KL:
-            print(
-                f"  the sampler is {metrics['sampler_kl']:.3f} nats per token away from the trainer: does it "
-                "serve the trained adapter, at the same temperature and type?",
-                flush=True,
+            warn(
+                f"the sampler is {metrics['sampler_kl']:.3f} nats per token away from the trainer: does it serve the "
+                "trained adapter, at the same temperature and type?"
             )
         if not math.isfinite(metrics["grad_norm"]):
-            print(f"  the gradients are not finite: step skipped ({self.place.bad_steps} in a row)", flush=True)
+            warn(f"the gradients are not finite: step skipped ({self.place.bad_steps} in a row)")
             metrics["skipped"] = 1.0
         self.outputs.log(step, {name: value for name, value in metrics.items() if math.isfinite(value)})
         self._append_samples([_sample_row(step, "training", *item) for item in _telling_samples(groups)])
@@ -290,7 +289,7 @@ class Training:
         self.held_out_before = [HeldOut(*prompt) for prompt in state.held_out_before]
         if newest:
             restore_files(newest, self.outputs.folder)
-            print(f"egpo_rl: going on after step {step}", flush=True)
+            say(f"going on after step {step}")
         return True
 
 
@@ -300,7 +299,7 @@ def _score_function(model: Any, world: World) -> tuple[ScoreFunction, bool]:
     if obstacle is None:
         return score_groups, True
     if world.leads:
-        print(f"egpo_rl: prompts are computed once per rollout, not once per group: {obstacle}", flush=True)
+        warn(f"prompts are computed once per rollout, not once per group: {obstacle}")
     return score_padded, False
 
 

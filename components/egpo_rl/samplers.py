@@ -20,6 +20,7 @@ from components.language_models.adapters import adapter_digest
 from components.language_models.model_directory import LoadedModel
 from components.language_models.samplers import Rollout, Sampler
 from components.language_models.tokens import end_of_turn_ids
+from components.services.events import say
 from components.settings import EgpoRlSettings
 
 
@@ -62,7 +63,7 @@ class PolicySampler:
         self.engine.sync(staging, version)
         shutil.rmtree(staging)
         if self.world.leads:
-            print(f"egpo_rl: the sampler has adapter {adapter_digest(self.model)[:12]} (version {version})", flush=True)
+            say(f"the sampler has adapter {adapter_digest(self.model)[:12]} (version {version})")
 
     def sample(
         self, prompts: list[list[int]], seeds: list[list[int]], temperature: float, max_new_tokens: int

@@ -120,7 +120,7 @@ def held_out_rise(before: Sequence[HeldOut], after: Sequence[HeldOut]) -> dict[s
 
 def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     """The step in one line."""
-    parts = [f"egpo_rl {step}/{steps}"]
+    parts = [f"step {step}/{steps}"]
     if "reward" in metrics:
         kinds = [f"{name} {metrics[key]:.2f}" for name, key in _KINDS if key in metrics]
         parts.append(f"reward {metrics['reward']:.3f} ({', '.join(kinds)})")
@@ -151,22 +151,22 @@ class Explainer:
         self._said: set[str] = set()
         self._recent: deque[float] = deque(maxlen=FLAT_STEPS)
 
-    def explain(self, groups: Sequence[GroupFacts], metrics: Mapping[str, float]) -> str:
-        """One sentence, with an example the first time; "" when there is nothing to explain."""
+    def explain(self, groups: Sequence[GroupFacts], metrics: Mapping[str, float]) -> list[str]:
+        """A line with the reason, the first time one more with an example; none when there is nothing to explain."""
         if not groups:
-            return ""
+            return []
         self._recent.append(metrics["reward"])
         flat = len(self._recent) == FLAT_STEPS and max(self._recent) - min(self._recent) < FLAT_RANGE
         dead = all(group.dead for group in groups)
         if not dead and not flat:
-            return ""
+            return []
         key, reason, example = self._reason(groups, metrics)
         what = "every group's rewards are equal" if dead else f"the reward was flat for {FLAT_STEPS} steps"
-        sentence = f"  {what}: {reason}"
-        if key in self._said:
-            return sentence
+        lines = [f"  {what}: {reason}"]
+        if example and key not in self._said:
+            lines.append(f"  for example: {example!r}")
         self._said.add(key)
-        return f"{sentence}\n  for example: {example!r}" if example else sentence
+        return lines
 
     def _reason(self, groups: Sequence[GroupFacts], metrics: Mapping[str, float]) -> tuple[str, str, str]:
         failures = {name.removeprefix("failure/"): share for name, share in metrics.items() if "failure/" in name}

@@ -41,6 +41,7 @@ from components.language_models.model_directory import (
     save_model,
 )
 from components.sections import deciding_settings, extendable_setting
+from components.services.events import say, warn
 from components.settings import EgpoRlSettings
 from components.stages.stage import Outputs, content_digest
 
@@ -93,7 +94,7 @@ def _run(
     card = read_card(source)
     sharded = config.shard_model and world.size > 1
     if config.shard_model and not sharded:
-        print("egpo_rl: shard_model has no effect: there is one process (see processes)", flush=True)
+        warn("shard_model has no effect: there is one process (see processes)")
     loaded = _load_policy(config, source, card, "cpu" if sharded else world.device)
     if config.update.gradient_checkpointing:
         recompute_activations(loaded.model)
@@ -104,10 +105,9 @@ def _run(
     limit, why = _longest_prompt(config, loaded)
     order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.rollout.retire_solved)
     if world.leads:
-        print(
-            f"egpo_rl: {len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over "
-            f"{limit} tokens are left out ({why})",
-            flush=True,
+        say(
+            f"{len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over {limit} tokens "
+            f"are left out ({why})"
         )
     digests = {name: content_digest(path) for name, path in inputs.items()}
     deciding = {name: value for name, value in deciding_settings(config).items() if name != extendable_setting(config)}

@@ -82,11 +82,13 @@ def weights_digest(path: Path) -> str:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Keep transformers' own progress bars from drawing over ours."""
+    """Keep transformers' own progress bars from drawing over ours, and let its warnings go where those of others do."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
+    logging.disable_default_handler()
+    logging.enable_propagation()
     try:
         yield
     finally:

@@ -19,11 +19,14 @@ def promote_version(model_name: str, version: str, alias: str, decision: dsl.Out
 
     from components.errors import CallforgeError
     from components.model_registration.promotion import promote
+    from components.services.events import announce, library_warnings, say
 
+    announce("promotion", "started")
     try:
-        lines = promote(model_name, version, alias)
+        with library_warnings():
+            lines = promote(model_name, version, alias)
     except CallforgeError as error:
-        print(f"promote: {error}", flush=True)
+        announce("promotion", "failed", str(error))
         raise SystemExit(error.exit_code) from None
-    print("\n".join(lines), flush=True)
+    say(*lines)
     Path(decision.path).write_text("".join(f"- {line}\n" for line in lines))

@@ -19,6 +19,7 @@ from components.files import sha256_of_file, sha256_of_json, write_json
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import merge_adapter, read_card
 from components.model_registration.lineage import kfp_tags, lineage_tags, read_scores
+from components.services.events import say, warn
 from components.services.progress import track
 from components.services.report import Section, Table, Text, write_report
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
@@ -91,9 +92,9 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
             "page": page(f"models/{config.model_name}/versions/{version}"),
             "run_page": outputs.tracker.url,
         }
-        print(f"model_registration: {config.model_name} version {version} is {config.alias}: {uri}", flush=True)
+        say(f"{config.model_name} version {version} is {config.alias}: {uri}")
     else:
-        print(f"model_registration: MLFLOW_TRACKING_URI is not set, nothing was registered; weights: {uri}", flush=True)
+        warn(f"MLFLOW_TRACKING_URI is not set, nothing was registered; weights: {uri}")
     registration |= {"source": uri, "manifest_sha256": sha, "files": files, "tags": tags}
     write_json(outputs.folder / "registration.json", registration)
     _write_page(outputs.folder / "report.html", registration)

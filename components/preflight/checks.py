@@ -25,6 +25,7 @@ from components.function_calls.formats import FormatError, Rejected, read_record
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
 from components.language_models.samplers.published import RANKS
 from components.language_models.samplers.vllm_server import MODELS, find_base_model
+from components.services.events import announce, library_warnings, say, warn
 from components.services.storage import check_bucket, is_remote, names_below, open_uri
 from components.services.tracking import check_access, tracking_uri
 from components.services.web import NoAnswerError, ask, without_login
@@ -36,7 +37,7 @@ from components.settings import (
     SftWarmupSettings,
     resolve_settings,
 )
-from components.stages.local_run import announce, join_run, run_folder
+from components.stages.local_run import join_run, run_folder
 from components.stages.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
 
 STAGE = "preflight"
@@ -80,24 +81,24 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
         given = {PARAMETERS[name]: value for name, value in parameters.items() if value != AUTO}
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_overrides(settings))
-        found = problems(resolved, ("bfcl_eval",) if model else STAGES, here=folder is not None)
-        if model:
-            found += filter(None, [_problem(partial(_check_model, model))])
+        with library_warnings():
+            found = problems(resolved, ("bfcl_eval",) if model else STAGES, here=folder is not None)
+            if model:
+                found += filter(None, [_problem(partial(_check_model, model))])
         if found:
             raise InputError("\n".join(found))
     except CallforgeError as error:
         if folder:
             failure = {"stage": STAGE, "message": str(error), "exit_code": error.exit_code}
             write_json(folder / STAGE / ERROR, failure)
-        announce(STAGE, "failed")
-        print(f"error in {STAGE}: {error}", flush=True)
+        announce(STAGE, "failed", str(error))
         raise SystemExit(error.exit_code) from None
     values = resolved.model_dump(mode="json")
     if folder:
         _write_folder(folder / STAGE, values)
-    print(f"{STAGE}: the settings, and all that they and the environment name, are in order", flush=True)
+    say("the settings, and all that they and the environment name, are in order")
     for text in _goes_without(resolved) if folder is None else ():
-        print(f"{STAGE}: warning: {text}", flush=True)
+        warn(text)
     announce(STAGE, "done")
     return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
 

@@ -2,10 +2,8 @@
 
 Where it is shown depends on who looks:
 
-- CALLFORGE_PROGRESS_FILE is set (a parent process draws): at most five JSON lines a second are appended there, each
-  `{"label", "done", "total", "unit", "rate", "remaining_s", "elapsed_s", "finished", "pid", "time"}`. `total` and
-  `remaining_s` are null where unknown; `rate` is units a second; `time` is seconds since the epoch. `label` and `pid`
-  together name one bar; its last line has `finished: true` unless the process was killed.
+- CALLFORGE_PROGRESS_FILE is set (a parent process draws): at most five events a second (components/services/events.py)
+  are written there; the last one has `finished` unless the process was killed.
 - standard error is a terminal: a bar, drawn by rich.
 - otherwise: a line at most every five seconds.
 
@@ -16,36 +14,18 @@ Of several processes that do one thing together the first alone shows it (RANK, 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sized
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar, overload
 
-PROGRESS_FILE = "CALLFORGE_PROGRESS_FILE"
+from components.services.events import PROGRESS_FILE, STAGE, BarEvent, one_line, rank, write
+
 SILENT_SECONDS = 2.0
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True, kw_only=True)
-class State:
-    """One moment of a bar, as it is written to the progress file."""
-
-    label: str
-    done: float
-    total: float | None
-    unit: str
-    rate: float
-    remaining_s: float | None
-    elapsed_s: float
-    finished: bool
-    pid: int = field(default_factory=os.getpid)
-    time: float = field(default_factory=time.time)
 
 
 @overload
@@ -104,12 +84,13 @@ class Track(Generic[Item]):
         """Count `units` more as done."""
         self.done += units
 
-    def state(self) -> State:
+    def state(self) -> BarEvent:
         """Where the bar stands now."""
         elapsed = time.monotonic() - self._started
         rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
         remaining = max(self.total - self.done, 0) / rate if self.total is not None and rate > 0 else None
-        return State(
+        return BarEvent(
+            stage=os.environ.get(STAGE, ""),
             label=self.label,
             done=self.done,
             total=self.total,
@@ -121,7 +102,7 @@ class Track(Generic[Item]):
         )
 
     def _show(self) -> None:
-        if os.environ.get("RANK", "0") != "0" or self._ended.wait(SILENT_SECONDS):
+        if rank() != 0 or self._ended.wait(SILENT_SECONDS):
             return
         view = _view()
         view.show(self.state())
@@ -133,35 +114,33 @@ class Track(Generic[Item]):
 class _View(Protocol):
     interval: float
 
-    def show(self, state: State) -> None: ...
+    def show(self, state: BarEvent) -> None: ...
 
 
 def _view() -> _View:
-    if path := os.environ.get(PROGRESS_FILE):
-        return _FileView(Path(path))
+    if os.environ.get(PROGRESS_FILE):
+        return _FileView()
     return _BarView() if sys.stderr.isatty() else _LineView()
 
 
 class _FileView:
     interval = 0.2
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
         self.shown: tuple[float, bool] | None = None
 
-    def show(self, state: State) -> None:
+    def show(self, state: BarEvent) -> None:
         if (state.done, state.finished) == self.shown:
             return
         self.shown = (state.done, state.finished)
-        with self.path.open("a", encoding="utf-8") as file:  # one write of one short line: whole among several writers
-            file.write(json.dumps(asdict(state)) + "\n")
+        write(state)
 
 
 class _LineView:
     interval = 5.0
 
-    def show(self, state: State) -> None:
-        print(line_of(state), file=sys.stderr, flush=True)
+    def show(self, state: BarEvent) -> None:
+        print(one_line(line_of(state)), file=sys.stderr, flush=True)
 
 
 class _BarView:
@@ -175,7 +154,7 @@ class _BarView:
     def __init__(self) -> None:
         self.task: Any = None
 
-    def show(self, state: State) -> None:
+    def show(self, state: BarEvent) -> None:
         shared = _BarView
         with shared.lock:
             if self.task is None:
@@ -187,25 +166,25 @@ class _BarView:
                     shared.display.stop()
                     shared.display = None
 
-    def _open(self, state: State) -> None:
+    def _open(self, state: BarEvent) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn
 
         shared = _BarView
         if shared.display is None:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"))
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[note]}"))
             shared.display = Progress(*columns, console=Console(stderr=True))
             shared.display.start()
-        self.task = shared.display.add_task(state.label, total=state.total, note="")
+        self.task = shared.display.add_task(one_line(state.label), total=state.total, note="")
         shared.open_bars += 1
 
 
-def line_of(state: State) -> str:
+def line_of(state: BarEvent) -> str:
     """`label 120/400 records (30 %), 12.3 records/s, 0:23 left`."""
     return f"{state.label} {numbers_of(state)}"
 
 
-def numbers_of(state: State) -> str:
+def numbers_of(state: BarEvent) -> str:
     """`120/400 records (30 %), 12.3 records/s, 0:23 left`."""
     scale, unit = (1e6, "MB") if state.unit == "bytes" else (1, state.unit)
     done = _number(state.done / scale)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import CallforgeError, InputError
+from components.services.events import say, warn
 from components.services.web import NoAnswerError, ask, trusted, without_login
 from components.settings import RunSettings
 
@@ -106,8 +107,8 @@ class MlflowTracker(Tracker):
             RunTag(f"changed.{name}", value) for name, value in values.items() if known.get(name, value) != value
         ]
         if changed:
-            print(f"tracking: MLflow keeps the first value of {', '.join(tag.key[8:] for tag in changed)}; "
-                  f"the new ones are tags changed.*", flush=True)  # fmt: skip
+            names = ", ".join(tag.key[8:] for tag in changed)
+            warn(f"tracking: MLflow keeps the first value of {names}; the new ones are tags changed.*")
             self.client.log_batch(self.run_id, tags=changed[:BATCH_TAGS])
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
@@ -144,15 +145,14 @@ class MlflowTracker(Tracker):
                 del self._metrics[: len(batch)]
         except Exception as error:  # whatever it is, the work goes on
             if not self._pause:
-                print(
+                warn(
                     f"tracking: {server_name()} failed ({first_line(error)}); the work goes on, and what was to be "
-                    f"logged is kept and sent when the server is back",
-                    flush=True,
+                    f"logged is kept and sent when the server is back"
                 )
             self._pause = min(max(2 * self._pause, FLUSH_SECONDS), LONGEST_PAUSE)
         else:
             if self._pause:
-                print(f"tracking: {server_name()} is back", flush=True)
+                say(f"tracking: {server_name()} is back")
             self._pause = 0.0
 
     def _try(self, call: Callable[[], Any]) -> None:
@@ -164,7 +164,7 @@ class MlflowTracker(Tracker):
         except RestException as error:
             if error.get_http_status_code() >= 500:
                 raise
-            print(f"tracking: {server_name()} refused an entry: {first_line(error)}", flush=True)
+            warn(f"tracking: {server_name()} refused an entry: {first_line(error)}")
 
     def close(self) -> None:
         """Send what is waiting, with a few more tries; say what is given up."""
@@ -173,8 +173,10 @@ class MlflowTracker(Tracker):
             if not self._pause:
                 return
             time.sleep(2**attempt)
-        print(f"tracking: {server_name()} did not come back; {len(self._metrics)} metrics and {len(self._late)} other "
-              f"entries are in the stage folder and not in MLflow", flush=True)  # fmt: skip
+        warn(
+            f"tracking: {server_name()} did not come back; {len(self._metrics)} metrics and {len(self._late)} other "
+            "entries are in the stage folder and not in MLflow"
+        )
 
     def _send(self, call: Callable[[], Any]) -> None:
         self._late.append(call)

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.utils import logging as transformers_logging
 
 from components.errors import WorkError
 from components.files import read_json_lines, sha256_of_file, write_json
@@ -28,6 +27,7 @@ from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import resolve_base_model, weights_digest
 from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+from components.services.events import say
 from components.services.progress import Track, track
 from components.services.report import Lines, Section, Table, Text, write_report
 from components.settings import SftWarmupSettings
@@ -35,6 +35,7 @@ from components.sft_warmup.dataset import Example, Examples, StepBatches, encode
 from components.sft_warmup.loss import batch_loss
 from components.stages.stage import METRICS, Outputs
 
+TOLD_STEPS = 20  # lines about the loss, whatever the number of steps
 WHOLE = "whole.json"  # written last into a checkpoint: sizes of its files
 
 
@@ -87,7 +88,6 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
 
 
 def _train(model: Any, batches: StepBatches, config: SftWarmupSettings, padding: int, outputs: Outputs) -> None:
-    transformers_logging.set_verbosity_error()
     checkpoint = _last_checkpoint(outputs.checkpoints)
     done = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
     outputs.forget_metrics_after(done)
@@ -162,7 +162,14 @@ class _Trainer(Trainer):
             metrics["tokens_per_second"] = self._step_tokens / (time.monotonic() - self._step_started)
             self.outputs.log(self.state.global_step, metrics)
             self.bar.advance()
+            self._say(metrics)
         super().log(logs, start_time)
+
+    def _say(self, metrics: Mapping[str, float]) -> None:
+        step, steps = self.state.global_step, self.config.steps
+        if step == steps or step % max(1, steps // TOLD_STEPS) == 0:
+            rate = metrics["learning_rate"]
+            say(f"step {step}/{steps}  loss {metrics['loss']:.4f}  grad {metrics['grad_norm']:.3f}  rate {rate:.2g}")
 
     def floating_point_ops(self, inputs: Any) -> int:
         return 0  # the Trainer's estimate wants tensors, and nobody reads it

@@ -1,5 +1,5 @@
-"""What a step does differently when `callforge run` started it: it works in the run directory, tells the terminal
-when it begins and ends, and dies with the process that started it, however that one dies. On a cluster: nothing.
+"""What a step does differently when `callforge run` started it: it works in the run directory and
+dies with the process that started it, however that one dies. On a cluster: nothing.
 
 Two locks in the run directory: `.lock` is held by `callforge run`, so whoever gets it knows that it is gone; `.steps`
 is shared by KFP's local runner and the steps, so whoever gets it alone knows that nobody works there any more. The
@@ -9,7 +9,6 @@ kernel gives both back when a process dies.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import signal
 import threading
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import IO
 
 from components.errors import InputError
-from components.services.progress import PROGRESS_FILE
 
 RUN_FOLDER = "CALLFORGE_RUN_FOLDER"
 LOCK, STEPS, STOP = ".lock", ".steps", ".stop"
@@ -87,11 +85,3 @@ def _take(lock: IO[str], patience: float, refusal: str) -> None:
             if time.monotonic() > deadline:
                 raise InputError(refusal) from None
             time.sleep(0.02)
-
-
-def announce(stage: str, event: str) -> None:
-    """Tell the process that draws: `started`, `skipped`, `done` or `failed`."""
-    path = os.environ.get(PROGRESS_FILE)
-    if path:
-        with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "event": event, "time": time.time()}) + "\n")

@@ -17,10 +17,11 @@ from typing import Any, TypeVar
 from components.errors import CallforgeError, InputError
 from components.files import atomic_write, sha256_of_file, sha256_of_json, write_json
 from components.sections import Section, read_section
+from components.services.events import announce, library_warnings, metric
 from components.services.storage import content_tag, files_of, upload_file, upload_folder
 from components.services.tracking import Tracker, open_tracker
 from components.settings import RunSettings
-from components.stages.local_run import announce, join_run, run_folder
+from components.stages.local_run import join_run, run_folder
 
 CONFIG, METRICS, MANIFEST, ERROR = "config.json", "metrics.jsonl", "manifest.json", "error.json"
 CHECKPOINTS = "checkpoints"  # state to go on from, not an output: neither in the manifest nor uploaded
@@ -46,6 +47,7 @@ class Outputs:
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         self.tracker.log_metrics({f"{self.stage}/{name}": value for name, value in metrics.items()}, step)
+        metric(step, metrics)
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond `step`: a resumed run writes them again."""
@@ -103,7 +105,6 @@ def execute_stage(
         manifest = verified_manifest(folder, config_value)
         if manifest is not None:
             (folder / ERROR).unlink(missing_ok=True)
-            print(f"done already, manifest verified: {stage}", flush=True)
             announce(stage, "skipped")
             return dict(manifest["metrics"])
         # A folder that is replaced is renamed before it is deleted: a kill must not leave it half there under its name.
@@ -223,18 +224,18 @@ def run_component(
         if (run_directory := run_folder()) is not None:
             output.uri = str(run_directory / stage)
         folder = Path(output.path)
-        result = execute_stage(
-            stage,
-            function,
-            read_section(section, json.loads(settings), stage),
-            {name: Path(item.path) for name, item in inputs.items()},
-            folder,
-            read_section(RunSettings, json.loads(run), "run"),
-            replace=True,
-        )
+        with library_warnings():
+            result = execute_stage(
+                stage,
+                function,
+                read_section(section, json.loads(settings), stage),
+                {name: Path(item.path) for name, item in inputs.items()},
+                folder,
+                read_section(RunSettings, json.loads(run), "run"),
+                replace=True,
+            )
     except CallforgeError as error:
-        announce(stage, "failed")
-        print(f"error in {stage}: {error}", flush=True)
+        announce(stage, "failed", str(error))
         raise SystemExit(error.exit_code) from None
     if metrics is not None:
         for name, value in result.items():

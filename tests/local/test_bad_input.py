@@ -74,7 +74,7 @@ def test_a_gzip_that_breaks_later_ends_the_refinement(callforge, tiny_run, tmp_p
     check(
         callforge(*tiny_run, "--data", str(data), "--run-id", "gzip"),
         2,
-        "data_refine: failed",
+        "data_refine        failed",
         "broken gzip",
         str(data),
     )
@@ -85,7 +85,7 @@ def test_records_of_which_none_is_good_end_the_refinement(callforge, tiny_run, t
     data = tmp_path / "useless.jsonl"
     data.write_text(RECORD)
     done = callforge(*tiny_run, "--data", str(data), "--run-id", "useless")
-    check(done, 2, "data_refine: failed", "useless.jsonl")
+    check(done, 2, "data_refine        failed", "useless.jsonl")
     assert not (Path(str(tmp_path)) / "manifest.json").exists()
 
 

@@ -40,7 +40,7 @@ def test_every_stage_leaves_a_verified_folder(finished):
 def test_the_terminal_tells_stages_scores_and_places(finished):
     folder, text = finished
     for stage in STAGES:
-        assert f"{stage}: done in" in text
+        assert f"{stage:<18} done in" in text
     assert "BFCL accuracy, run calm" in text and "simple_python" in text and "EGPO" in text
     assert "callforge-tiny version 1, alias candidate" in text
     assert "/#/experiments/" in text and str(folder.name) in text
@@ -86,7 +86,7 @@ def test_a_changed_setting_is_said_and_redoes_its_stage_alone(finished, callforg
     assert changed.returncode == 0, changed.stdout + changed.stderr
     assert "model_registration.alias was candidate, is shadow" in changed.stdout
     assert "bfcl_eval.seed is new since this run began: 0" in changed.stdout
-    assert "bfcl_eval: done already" in changed.stdout and "model_registration: done in" in changed.stdout
+    assert "bfcl_eval          done already" in changed.stdout and "model_registration done in" in changed.stdout
     assert "callforge-tiny version 1, alias shadow" in changed.stdout, "the same weights are the same version"
     assert _state(folder, STAGES[1:5]) == before
 

@@ -7,7 +7,6 @@ it. Nothing is compiled and no logits matrix of a prompt is made.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +21,7 @@ from components.language_models.samplers import Rollout
 from components.language_models.samplers.prefix_cache import CopiedCache, PrefixCache
 from components.language_models.shared_prefix import sharing_obstacle
 from components.language_models.tokens import end_of_turn_ids
+from components.services.events import warn
 
 ROWS = 64  # rows decoded together
 MERGING_PAYS = 16  # decode steps after which adding the adapter to a copy of the weights has paid for itself
@@ -36,7 +36,7 @@ class TransformersSampler:
         self.ends = torch.tensor(sorted(end_of_turn_ids(tokenizer)))
         self.obstacle = sharing_obstacle(model)
         if self.obstacle:
-            logging.getLogger(__name__).warning("prompts are copied for every rollout: %s", self.obstacle)
+            warn(f"prompts are copied for every rollout: {self.obstacle}")
 
     def sync(self, adapter_folder: Path, version: int) -> None:
         """Nothing to do: the model sampled from is the one that is trained."""

@@ -31,7 +31,7 @@ def group(reasons: list[str], calls_wanted: bool = True) -> GroupFacts:
 RIGHT, HALF = group(["", ""]), group(["", "wrong_value"])
 
 
-def explain(*groups: GroupFacts) -> str:
+def explain(*groups: GroupFacts) -> list[str]:
     return Explainer(64).explain(groups, reward_metrics(groups))
 
 
@@ -60,19 +60,19 @@ def test_metrics_by_kind_and_reason():
     ],
 )
 def test_a_step_without_advantages_says_why(groups, reason, example):
-    text = explain(*groups)
+    text = "\n".join(explain(*groups))
     assert reason in text
     assert ("for example" in text) == (example is not None)
     assert example is None or example in text
 
 
 def test_nothing_is_said_while_there_is_something_to_learn():
-    assert explain(HALF, RIGHT) == ""
+    assert explain(HALF, RIGHT) == []
 
 
 def test_a_reward_that_stays_is_explained_and_the_example_given_once():
     explainer = Explainer(64)
-    texts = [explainer.explain([HALF], reward_metrics([HALF])) for _ in range(FLAT_STEPS + 1)]
+    texts = ["\n".join(explainer.explain([HALF], reward_metrics([HALF]))) for _ in range(FLAT_STEPS + 1)]
     assert texts[: FLAT_STEPS - 1] == [""] * (FLAT_STEPS - 1)
     assert f"flat for {FLAT_STEPS} steps" in texts[-2] and "text of wrong_value" in texts[-2]
     assert "flat" in texts[-1] and "for example" not in texts[-1]

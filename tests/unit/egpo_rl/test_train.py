@@ -68,7 +68,7 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
         } <= line.keys()  # fmt: skip
         assert line["unique_token_share"] < 0.5
         assert line["sampler_kl"] < 1e-6, "the sampler and the trainer are the same model"
-        assert f"egpo_rl {line['step']}/3  reward {line['reward']:.3f}" in told
+        assert f"step {line['step']}/3  reward {line['reward']:.3f}" in told
     trained = load_for_inference(outputs.folder / "model")
     start = load_file(inputs["model"] / "model" / "adapter_model.safetensors")
     end = load_file(outputs.folder / "model" / "adapter_model.safetensors")

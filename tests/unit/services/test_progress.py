@@ -10,21 +10,22 @@ from typing import Any
 import pytest
 
 from components.services import progress
-from components.services.progress import State, line_of, track
+from components.services.events import PROGRESS_FILE, BarEvent
+from components.services.progress import line_of, track
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SILENT_SECONDS", 0.05)
-    monkeypatch.delenv(progress.PROGRESS_FILE, raising=False)
+    monkeypatch.delenv(PROGRESS_FILE, raising=False)
 
 
-def _state(**changes: Any) -> State:
+def _state(**changes: Any) -> BarEvent:
     values: dict[str, Any] = {
         "label": "refine", "done": 50, "total": 200, "unit": "records", "rate": 10.0, "remaining_s": 15.0,
         "elapsed_s": 5.0, "finished": False,
     }  # fmt: skip
-    return State(**values | changes)
+    return BarEvent(**values | changes)
 
 
 def test_what_is_over_soon_is_not_shown(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,13 +64,14 @@ def test_the_file_holds_one_state_a_line_and_ends_with_the_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     path = tmp_path / "progress.jsonl"
-    monkeypatch.setenv(progress.PROGRESS_FILE, str(path))
+    monkeypatch.setenv(PROGRESS_FILE, str(path))
     for _ in track(iter(range(100)), "loop", "items", total=100):
         time.sleep(0.008)
     states = [json.loads(line) for line in path.read_text().splitlines()]
     assert 3 <= len(states) <= 7  # five a second
     assert set(states[0]) == {
-        "label", "done", "total", "unit", "rate", "remaining_s", "elapsed_s", "finished", "pid", "time"
+        "event", "stage", "rank", "label", "done", "total", "unit", "rate", "remaining_s", "elapsed_s", "finished",
+        "pid", "time",
     }  # fmt: skip
     assert [state["done"] for state in states] == sorted(state["done"] for state in states)
     assert [state["finished"] for state in states] == [False] * (len(states) - 1) + [True]
@@ -78,7 +80,7 @@ def test_the_file_holds_one_state_a_line_and_ends_with_the_last(
 
 
 def test_a_loop_that_fails_ends_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(progress.PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
     with pytest.raises(KeyError), track(10, "work", "steps") as bar:
         bar.advance(4)
         time.sleep(0.1)
@@ -104,7 +106,7 @@ def test_of_several_processes_the_first_shows(
 ) -> None:
     monkeypatch.setenv("RANK", rank)
     for file in ("", str(tmp_path / "progress.jsonl")):
-        monkeypatch.setenv(progress.PROGRESS_FILE, file)
+        monkeypatch.setenv(PROGRESS_FILE, file)
         bar = track(range(3), "loop", "items")
         for _ in bar:
             time.sleep(0.04)

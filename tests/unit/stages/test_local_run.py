@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from components.errors import InputError
-from components.services.progress import PROGRESS_FILE
-from components.stages.local_run import LOCK, RUN_FOLDER, STEPS, STOP, announce, sole_run
+from components.stages.local_run import LOCK, RUN_FOLDER, STEPS, STOP, sole_run
 
 ROOT = Path(__file__).parents[3]
 RUN = "import sys, time, pathlib; from components.stages.local_run import sole_run\n"
@@ -80,21 +77,9 @@ def test_the_next_run_is_not_stopped_by_the_last_ones_stop(tmp_path):
         assert not (tmp_path / STOP).exists()
 
 
-def test_without_a_run_nothing_is_joined_or_announced(monkeypatch, tmp_path):
+def test_without_a_run_nothing_is_joined(monkeypatch):
     from components.stages.local_run import join_run, run_folder
 
     monkeypatch.delenv(RUN_FOLDER, raising=False)
-    monkeypatch.delenv(PROGRESS_FILE, raising=False)
     join_run()
-    announce("egpo_rl", "started")
     assert run_folder() is None
-
-
-def test_events_are_lines_of_the_progress_file(monkeypatch, tmp_path):
-    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "p"))
-    before = time.time()
-    announce("egpo_rl", "started")
-    announce("egpo_rl", "done")
-    first, second = (json.loads(line) for line in (tmp_path / "p").read_text().splitlines())
-    assert (first["stage"], first["event"], second["event"]) == ("egpo_rl", "started", "done")
-    assert before <= first["time"] <= second["time"]
