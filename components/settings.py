@@ -109,6 +109,9 @@ class SftWarmupSettings(Section):
         return {"base_model": self.base_model} if expand_home(self.base_model).is_dir() else {}
 
 
+SamplerName = Literal["transformers", "vllm", "vllm_server"]
+
+
 class AlgorithmSettings(Section):
     """What is optimised: advantages, entropy bonus and loss."""
 
@@ -156,7 +159,7 @@ class RewardSettings(Section):
 class RolloutSettings(Section):
     """Which prompts are drawn, and how their completions are sampled."""
 
-    sampler: Literal["transformers", "vllm", "vllm_server"] = "transformers"
+    sampler: SamplerName = "transformers"
     """What generates the rollouts; vLLM takes adapters only, so `trained_weights=all` needs transformers. It decides
     the result: another engine draws other tokens, and its probabilities differ a little."""
     sampler_urls: Annotated[tuple[str, ...], Operational()] = ()
@@ -272,6 +275,10 @@ class BfclEvalSettings(Section):
     """Questions answered together; lower it if memory runs out. Changes the order of sums, hence their rounding."""
     temperature: float = Field(default=0.0, ge=0)
     """Sampling temperature; 0 is greedy."""
+    sampler: SamplerName = "transformers"
+    """What generates the answers; vLLM loads the base model once and takes adapters, as in `egpo_rl.rollout`."""
+    sampler_urls: Annotated[tuple[str, ...], Operational()] = ()
+    """Base URLs of the `vllm_server` replicas; they serve the base model, or the whole model that is evaluated."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights."""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -199,10 +199,12 @@ def _failure(folder: Path, terminal: Terminal) -> CallforgeError:
 
 
 def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str], console: Console) -> None:
-    from components.bfcl_eval.scores import summary_table
+    from components.bfcl_eval.summary import summary_table
 
-    columns, rows = summary_table(folder / "bfcl_eval")
-    table = Table(title=f"BFCL accuracy, run {settings.run.run_id}", title_justify="left")
+    columns, rows, note = summary_table(folder / "bfcl_eval")
+    table = Table(
+        title=f"BFCL accuracy, run {settings.run.run_id}", title_justify="left", caption=note, caption_justify="left"
+    )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < 2 else "right")
     for row in rows:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import PREFIX, Question
@@ -24,8 +24,7 @@ from components.services.progress import track
 from components.settings import BfclEvalSettings
 
 if TYPE_CHECKING:
-    from components.language_models.model_directory import LoadedModel
-    from components.language_models.samplers import Sampler
+    from components.bfcl_eval.models import Answering
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +84,7 @@ class Journal:
 
 def generate(
     name: str,
-    load: Callable[[], LoadedModel],
+    open_model: Callable[[], Answering],
     questions: Sequence[Question],
     config: BfclEvalSettings,
     journal: Journal,
@@ -94,27 +93,20 @@ def generate(
 
     Args:
         name: the model's name on the progress bar.
-        load: gives the model; called only when something is left to answer.
+        open_model: called only when something is left to answer.
     """
     missing = sum(question.id not in journal.answers for question in questions)
     if missing:
-        loaded = load()
-        sampler = open_sampler(loaded)
+        answering = open_model()
+        limit = _longest_prompt(answering, config)
         with track(len(questions), f"answer BFCL: {name}", "questions", done=len(questions) - missing) as bar:
-            for batch in _batches(loaded, questions, config):
+            for batch in _batches(answering, questions, config):
                 todo = [item for item in batch if item[0].id not in journal.answers]
                 if todo:
-                    answers = _answer(loaded, sampler, batch, config)
+                    answers = _answer(answering, batch, limit, config)
                     journal.append([answer for answer in answers if answer.id not in journal.answers])
                     bar.advance(len(todo))
     return [journal.answers[question.id] for question in questions]
-
-
-def open_sampler(loaded: LoadedModel) -> Sampler:
-    """The sampler that answers."""
-    from components.language_models.samplers.transformers import TransformersSampler
-
-    return TransformersSampler(loaded.model, loaded.tokenizer)
 
 
 def write_results(folder: Path, questions: Sequence[Question], answers: Sequence[Generation]) -> None:
@@ -133,37 +125,36 @@ def write_results(folder: Path, questions: Sequence[Question], answers: Sequence
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def fingerprint(model: dict[str, Any], questions_sha256: str, prompt_version: str, config: BfclEvalSettings) -> str:
-    """What the answers depend on, as one hash."""
-    return sha256_of_json([model, questions_sha256, prompt_version, config.model_dump(mode="json")])
-
-
 def _batches(
-    loaded: LoadedModel, questions: Sequence[Question], config: BfclEvalSettings
+    answering: Answering, questions: Sequence[Question], config: BfclEvalSettings
 ) -> list[list[tuple[Question, list[int]]]]:
     """Questions with their prompts, longest first: a batch has like lengths, and too little memory shows early."""
     from components.language_models.tokens import encode_prompt
 
-    encoded = [(question, encode_prompt(loaded.tokenizer, question.prompt())) for question in questions]
+    encoded = [(question, encode_prompt(answering.tokenizer, question.prompt())) for question in questions]
     encoded.sort(key=lambda item: (-len(item[1]), item[0].id))
     return [encoded[start : start + config.batch_size] for start in range(0, len(encoded), config.batch_size)]
 
 
-def _answer(
-    loaded: LoadedModel, sampler: Sampler, batch: Sequence[tuple[Question, list[int]]], config: BfclEvalSettings
-) -> list[Generation]:
-    from components.language_models.tokens import decode_turn
-
-    context = getattr(loaded.model.config, "max_position_embeddings", None)
+def _longest_prompt(answering: Answering, config: BfclEvalSettings) -> int:
+    context = answering.context
     limit = min(config.max_prompt_tokens, context - config.max_new_tokens if context else config.max_prompt_tokens)
     if limit < 1:
         raise InputError(
             f"bfcl_eval.max_new_tokens: {config.max_new_tokens} leaves no room for a prompt in the model's context of "
             f"{context} tokens; lower it"
         )
+    return limit
+
+
+def _answer(
+    answering: Answering, batch: Sequence[tuple[Question, list[int]]], limit: int, config: BfclEvalSettings
+) -> list[Generation]:
+    from components.language_models.tokens import decode_turn
+
     fitting = [(question, ids) for question, ids in batch if len(ids) <= limit]
     started = time.perf_counter()
-    groups = sampler.sample(
+    groups = answering.sampler.sample(
         [ids for _, ids in fitting],
         [[_seed(config.seed, question.id)] for question, _ in fitting],
         config.temperature,
@@ -177,7 +168,7 @@ def _answer(
         if rollout is None:
             answers.append(Generation(question.id, "", False, len(ids), 0, 0.0))
         else:
-            turn = decode_turn(loaded.tokenizer, rollout.tokens)
+            turn = decode_turn(answering.tokenizer, rollout.tokens)
             counts = len(ids), len(rollout.tokens)
             answers.append(Generation(question.id, turn, rollout.finished, *counts, round(latency, 3)))
     return answers

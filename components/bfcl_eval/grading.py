@@ -23,30 +23,30 @@ OFFICIAL_NAME = "Qwen/Qwen3-4B-Instruct-2507"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Grade:
     """`reason` is "" when right, else a code: the checker's error type, or why there is no call."""
 
     right: bool
     reason: str
 
 
-def grade(question: Question, answer: str) -> Verdict:
+def grade(question: Question, answer: str) -> Grade:
     """Grade the text after the thought. Never raises on any text."""
     calls = decode(answer)
     if question.category.endswith("irrelevance"):
-        return Verdict(False, "called_though_irrelevant") if calls else Verdict(True, "")
+        return Grade(False, "called_though_irrelevant") if calls else Grade(True, "")
     if not calls:
-        return Verdict(False, f"no_call:{parse_calls(answer)[1] or 'not_decoded'}")
+        return Grade(False, f"no_call:{parse_calls(answer)[1] or 'not_decoded'}")
     if question.category.endswith("relevance"):
-        return Verdict(True, "")
+        return Grade(True, "")
     checker, language = _checker()
     try:
         verdict = checker(question.functions, calls, question.gold, language, question.category, OFFICIAL_NAME)
     except Exception as error:  # written for well-formed output, e.g. float() of a huge integer overflows
-        return Verdict(False, f"checker_failed:{type(error).__name__}")
+        return Grade(False, f"checker_failed:{type(error).__name__}")
     if verdict["valid"]:
-        return Verdict(True, "")
-    return Verdict(False, _reason(verdict))
+        return Grade(True, "")
+    return Grade(False, _reason(verdict))
 
 
 def _reason(verdict: dict[str, Any]) -> str:

@@ -18,26 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.files import read_json_lines, sha256_of_json
+from components.evaluations.groups import SIZES
+from components.evaluations.schema import Evaluator
+from components.files import read_json_lines
 from components.function_calls.prompt import Prompt, build_prompt
 from components.function_calls.record import Message, Tool
 from components.function_calls.tool_schema import normalise_tool
 
 PREFIX = "BFCL_v4"
-# Category and its number of questions in BFCL v4: the weights of the live group, and a check of the data found.
-SIZES = {
-    "simple_python": 400,
-    "multiple": 200,
-    "parallel": 200,
-    "parallel_multiple": 200,
-    "irrelevance": 240,
-    "live_simple": 258,
-    "live_multiple": 1053,
-    "live_parallel": 16,
-    "live_parallel_multiple": 24,
-    "live_irrelevance": 884,
-    "live_relevance": 16,
-}
 WITHOUT_GOLD = ("irrelevance", "live_irrelevance", "live_relevance")
 
 
@@ -57,10 +45,10 @@ class Question:
         return build_prompt(self.messages, self.tools)
 
 
-def evaluator() -> dict[str, str]:
+def evaluator() -> Evaluator:
     """Name and version of the evaluator, for scores.json."""
     _package()
-    return {"name": "bfcl-eval", "version": version("bfcl-eval"), "data": PREFIX}
+    return Evaluator(name="bfcl-eval", version=version("bfcl-eval"), data=PREFIX)
 
 
 def load_questions(categories: Sequence[str], sample_per_category: int = 0, seed: int = 0) -> list[Question]:
@@ -68,7 +56,7 @@ def load_questions(categories: Sequence[str], sample_per_category: int = 0, seed
 
     Args:
         sample_per_category: so many of each category (all, where it has fewer); 0 takes all. A question's place in
-            the draw depends on its id and `seed` alone: a larger sample contains the smaller one.
+            the draw depends only on its id and `seed`: a larger sample contains the smaller one.
 
     Raises:
         InputError: an unknown or repeated category, bfcl-eval is not installed, or holds other data.
@@ -88,11 +76,6 @@ def load_questions(categories: Sequence[str], sample_per_category: int = 0, seed
             found = [question for question in found if question.id in chosen]
         questions += found
     return questions
-
-
-def questions_digest(questions: Sequence[Question]) -> str:
-    """Hex sha256 over the ids, in order: the same digest means the same questions."""
-    return sha256_of_json([question.id for question in questions])
 
 
 def _draw(identifier: str, seed: int) -> str:

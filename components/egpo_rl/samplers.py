@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from components.egpo_rl.distributed import World
 from components.language_models.adapters import adapter_digest
 from components.language_models.model_directory import LoadedModel
 from components.language_models.samplers import Rollout, Sampler
-from components.language_models.tokens import end_of_turn_ids
+from components.language_models.samplers.factory import longest_sequence, open_sampler
 from components.services.events import say
 from components.settings import EgpoRlSettings
 
@@ -52,7 +51,20 @@ class PolicySampler:
         self.leader_asks = config.rollout.sampler == "vllm_server"
         self.engine: Sampler | None = None
         if world.leads or not self.leader_asks:
-            self.engine = _engine(config, loaded, reference, self.folder)
+            rollout = config.rollout
+            self.engine = open_sampler(
+                rollout.sampler,
+                model=loaded.model,
+                tokenizer=loaded.tokenizer,
+                base=loaded.path,
+                reference=reference,
+                folder=self.folder,
+                urls=rollout.sampler_urls,
+                rank=loaded.model.peft_config["default"].r if config.trained_weights == "adapter" else None,
+                dtype=config.dtype,
+                max_tokens=longest_sequence(loaded.model.config, rollout.max_prompt_tokens, rollout.max_new_tokens),
+                seed=config.seed,
+            )
 
     def update(self, version: int) -> None:
         """Let the engine sample from the adapter as it is now."""
@@ -80,33 +92,3 @@ class PolicySampler:
             asked = [prompt for prompt, _ in wanted], [group for _, group in wanted]
             groups = self.engine.sample(*asked, temperature, max_new_tokens)
         return list(self.world.share(self.world.from_leader(groups)))
-
-
-def _engine(config: EgpoRlSettings, loaded: LoadedModel, reference: str, folder: Path) -> Sampler:
-    ends = sorted(end_of_turn_ids(loaded.tokenizer))
-    if config.rollout.sampler == "transformers":
-        from components.language_models.samplers.transformers import TransformersSampler
-
-        return TransformersSampler(loaded.model, loaded.tokenizer)
-    if config.rollout.sampler == "vllm_server":
-        from components.language_models.samplers.vllm_server import VllmServerSampler
-
-        return VllmServerSampler(config.rollout.sampler_urls, reference, folder, ends)
-    from components.language_models.samplers.vllm_engine import VllmEngineSampler
-
-    return VllmEngineSampler(
-        str(loaded.path),
-        folder,
-        rank=loaded.model.peft_config["default"].r,
-        dtype=config.dtype,
-        max_tokens=longest_sequence(config, loaded.model),
-        seed=config.seed,
-        stop_token_ids=ends,
-    )
-
-
-def longest_sequence(config: EgpoRlSettings, model: Any) -> int:
-    """Tokens of the longest prompt and completion together: what the settings ask for, within the model's context."""
-    context = getattr(model.config, "max_position_embeddings", None)
-    wanted = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    return min(wanted, context) if context else wanted

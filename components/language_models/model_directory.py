@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.errors import InputError, WorkError
@@ -100,23 +101,27 @@ def read_card(folder: Path) -> ModelCard:
 def load_base(path: Path, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
     """Load the base model of a local directory (see resolve_base_model) and its tokenizer, for evaluation.
 
-    The tokenizer gets our chat template where it has none, and a padding token.
-
     Raises:
         InputError: transformers cannot load it.
     """
     try:
         with track(1, f"load {path.name}", "models") as bar, without_bars():
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = load_tokenizer(path)
             model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
             bar.advance()
     except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
         reason = (str(error).strip().splitlines() or [""])[0]
         raise InputError(f"base model {path}: transformers cannot load it: {type(error).__name__}: {reason}") from error
+    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, path)
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The tokenizer of a local directory, with our chat template where it has none, and a padding token."""
+    tokenizer = AutoTokenizer.from_pretrained(path)
     ensure_chat_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, path)
+    return tokenizer
 
 
 def load_for_inference(folder: Path | str, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
@@ -165,6 +170,16 @@ def save_model(loaded: LoadedModel, folder: Path, card: ModelCard) -> None:
 def holds_adapter(folder: Path) -> bool:
     """Whether a model directory holds an adapter, to be put on its base, and not a whole model."""
     return (folder / ADAPTER_CONFIG).is_file()
+
+
+def adapter_is_zero(folder: Path) -> bool:
+    """Whether an adapter changes nothing, as before the first step: every B of its B A is zero."""
+    try:
+        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
+            changing = [name for name in file.keys() if ".lora_A." not in name]  # noqa: SIM118  # no mapping
+            return all(".lora_B." in name and not file.get_tensor(name).any() for name in changing)
+    except (OSError, SafetensorError):
+        return False  # whoever loads it says what is wrong with it
 
 
 def load_adapter(loaded: LoadedModel, folder: Path, trainable: bool) -> LoadedModel:

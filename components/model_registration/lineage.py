@@ -5,21 +5,20 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.errors import InputError
+from components.evaluations.schema import Scores, flat_metrics
 from components.language_models.model_directory import ModelCard
 
 
-def lineage_tags(card: ModelCard, run_id: str, scores: Mapping[str, Any]) -> dict[str, str]:
+def lineage_tags(card: ModelCard, run_id: str, scores: Scores | None) -> dict[str, str]:
     """Tags that lead back to run, code, data, base model and scores.
 
     Args:
         card: callforge.json of the model; its `parents` are digests of what it was made from (records, adapters).
         run_id: of the pipeline's run.
-        scores: scores.json of the model's evaluation, {} when there is none.
+        scores: of the model's evaluation, None when there is none.
     """
     tags = {
         "callforge.run_id": run_id,
@@ -31,51 +30,21 @@ def lineage_tags(card: ModelCard, run_id: str, scores: Mapping[str, Any]) -> dic
     }
     tags |= {f"callforge.parent.{name}": digest for name, digest in sorted(card.parents.items())}
     tags |= {f"callforge.library.{name}": text for name, text in sorted(card.library_versions.items())}
-    return tags | score_tags(scores)
+    return tags | (score_tags(scores) if scores else {})
 
 
-def score_tags(scores: Mapping[str, Any]) -> dict[str, str]:
-    """`bfcl.<category>` and `bfcl.mean_<group>` as shares of 1, the overalls, and what they were measured with."""
-    if not scores:
-        return {}
-    shares = {name: entry["accuracy"] for name, entry in scores["categories"].items()}
-    for name, share in scores["over_what_was_run"].items():
-        shares[name if name.startswith("overall") else f"mean_{name}"] = share
-    shares["official_overall"] = scores["official"]["overall"]
-    questions, evaluator = scores["questions"], scores["evaluator"]
-    return {f"bfcl.{name}": f"{share:.4f}" for name, share in shares.items()} | {
-        "bfcl.evaluator": f"{evaluator['name']} {evaluator['version']}",
-        "bfcl.questions": f"{questions['asked']} of {questions['of']}",
-        "bfcl.questions_sha256": questions["ids_sha256"],
-        "bfcl.sampling": json.dumps(scores["sampling"] | {"prompt": scores["prompt_version"]}, sort_keys=True),
-    }
+def score_tags(scores: Scores) -> dict[str, str]:
+    """`bfcl.<category>` and `bfcl.mean_<group>` as shares of 1, the official overall, and what they were measured with.
 
-
-def read_scores(evaluation: Path, weights_sha256: str) -> dict[str, Any]:
-    """scores.json of an evaluation directory; {} when there is none.
-
-    Args:
-        weights_sha256: digest of the model's weights (base_models.weights_digest); promotion decides by the scores.
-
-    Raises:
-        InputError: the file is no JSON object, or says that other weights were evaluated.
+    For people who look at a version; the gate decides by the evaluation itself (evidence.py).
     """
-    path = evaluation / "scores.json"
-    try:
-        scores = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(f"{path}: this is no JSON ({error}); evaluate the model again") from None
-    if not isinstance(scores, dict):
-        raise InputError(f"{path}: an object is wanted; evaluate the model again")
-    evaluated = scores.get("model", {}).get("weights_sha256")
-    if evaluated != weights_sha256:
-        raise InputError(
-            f"{path}: these are the scores of other weights (sha256 {evaluated}, the model's is {weights_sha256}); "
-            "evaluate this model, or name the evaluation of it"
-        )
-    return scores
+    sampling = scores.sampling.model_dump(mode="json") | {"prompt": scores.prompt_version}
+    return {f"bfcl.{name}": f"{share:.4f}" for name, share in flat_metrics(scores).items()} | {
+        "bfcl.evaluator": f"{scores.evaluator.name} {scores.evaluator.version}",
+        "bfcl.questions": f"{scores.questions.asked} of {scores.questions.of}",
+        "bfcl.questions_sha256": scores.questions.ids_sha256,
+        "bfcl.sampling": json.dumps(sampling, sort_keys=True),
+    }
 
 
 def kfp_tags(client: Any, mlflow_run: str) -> dict[str, str]:

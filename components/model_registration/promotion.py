@@ -10,10 +10,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from components.errors import InputError, WorkError
-from components.model_registration.gate import Decision, decide
+from components.model_registration.evidence import decide
+from components.model_registration.gate import Decision
 from components.services.tracking import first_line, mlflow_client, server_name, tracking_uri
 
 CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS = "candidate", "challenger", "champion", "previous_champion"
@@ -40,12 +42,12 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
         _record(client, model, version, decision, force)
         if not decision.passed and not force:
             raise InputError(
-                f"{model} version {version} may not be {alias}: {'; '.join(decision.failed)}. "
+                f"{model} version {version} may not be {alias}: {'; '.join(decision.reasons('failed', 'undecided'))}. "
                 "`callforge promote --force` overrides the gate"
             )
         if holder(client, model, CHAMPION) != champion:
             raise WorkError(f"{model}: the champion changed while the gate was asked; promote again")
-        lines = [f"gate: {reason}" for reason in (*decision.met, *decision.failed)]
+        lines = [f"gate: {rule.verdict}: {rule.reason}" for rule in decision.rules]
         if alias == CHAMPION:
             if champion:
                 client.set_model_version_tag(model, version, REPLACED_TAG, champion)
@@ -123,7 +125,7 @@ def _record(client: Any, model: str, version: str, decision: Decision, force: bo
     """The decision stays with the version."""
     verdict = "passed" if decision.passed else "forced" if force else "failed"
     client.set_model_version_tag(model, version, GATE_TAG, verdict)
-    reasons = json.dumps({"failed": decision.failed, "met": decision.met})
+    reasons = json.dumps([asdict(rule) for rule in decision.rules])
     client.set_model_version_tag(model, version, REASONS_TAG, reasons)
 
 

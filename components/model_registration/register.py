@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError, WorkError
+from components.evaluations.schema import holds_evaluation
 from components.files import sha256_of_file, sha256_of_json, write_json
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import merge_adapter, read_card
-from components.model_registration.lineage import kfp_tags, lineage_tags, read_scores
+from components.model_registration.evidence import (
+    BASE_EVALUATION_TAG,
+    EVALUATION_TAG,
+    evaluation_of,
+    publish_evaluation,
+)
+from components.model_registration.lineage import kfp_tags, lineage_tags
 from components.services.events import say, warn
 from components.services.progress import track
 from components.services.report import Section, Table, Text, write_report
@@ -36,7 +43,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
 
     Args:
         inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation` (may be missing), that of
-            bfcl_eval with an evaluation directory for each stage, or one such directory.
+            bfcl_eval with an evaluation directory for each stage and for the base, or the model's alone.
 
     Returns:
         `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.
@@ -56,10 +63,15 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
             "run.artifact_root: a registered version needs weights in S3; set s3://bucket/prefix, or unset "
             "MLFLOW_TRACKING_URI to merge without registering"
         )
-    scores: dict[str, Any] = {}
+    evidence: dict[str, Path] = {}  # evaluation directories, by the tag that leads to them
+    scores = None
     if evaluation := inputs.get("evaluation"):
-        of_stage = evaluation / card.stage
-        scores = read_scores(of_stage if of_stage.is_dir() else evaluation, weights_digest(source))
+        beside_others = (evaluation / card.stage).is_dir()
+        evidence[EVALUATION_TAG] = evaluation / card.stage if beside_others else evaluation
+        scores = evaluation_of(evidence[EVALUATION_TAG], weights_digest(source)).scores
+        if beside_others and holds_evaluation(evaluation / "base"):
+            evidence[BASE_EVALUATION_TAG] = evaluation / "base"
+            evaluation_of(evaluation / "base", card.base_model.sha256)
     merged = outputs.checkpoints / f"merged-{config.save_dtype}"
     if not merged.exists():
         with track(1, f"merge in float32, save as {config.save_dtype}", "models") as bar:
@@ -74,8 +86,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     if root:
         root = f"{root}/{outputs.run.run_id}"
         uri = f"{root}/models/{sha[:16]}"
-        if scores and of_stage.is_dir():  # one that was made alone lies who knows where
-            tags["callforge.evaluation"] = f"{root}/bfcl_eval/{card.stage}"
+        tags |= {tag: publish_evaluation(folder, root) for tag, folder in evidence.items()}
         upload_folder(merged, uri, skip=(MANIFEST,))
         upload_file(merged / MANIFEST, f"{uri}/{MANIFEST}")
     else:

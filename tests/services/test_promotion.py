@@ -7,13 +7,21 @@ import json
 import pytest
 
 from components.errors import InputError
+from components.evaluations.schema import write_evaluation
+from components.model_registration.evidence import publish_evaluation
 from components.model_registration.promotion import holder, promote, roll_back
 from components.services.tracking import mlflow_client
+from tests.evaluation_support import evaluation
+
+ASKED = ("simple_python", "live_simple", "irrelevance")
 
 
 @pytest.fixture
-def registry(services, tmp_path):
-    """`registry(0.5)` registers a version with that score; `.alias(name)` is who holds an alias."""
+def registry(services, root, tmp_path):
+    """`registry(0.5)` registers a version that has half of 200 questions of each kind right; its base has none.
+
+    `.alias(name)` is who holds an alias.
+    """
 
     class Registry:
         def __init__(self):
@@ -21,13 +29,22 @@ def registry(services, tmp_path):
             self.name = tmp_path.name
             self.client.create_registered_model(self.name)
 
-        def __call__(self, overall: float | None) -> str:
+        def __call__(self, share: float | None, **conditions) -> str:
             tags = {}
-            if overall is not None:
-                tags = {"bfcl.overall_single_turn": f"{overall:.4f}", "bfcl.simple_python": f"{overall:.4f}"}
+            if share is not None:
+                tags = {
+                    "callforge.evaluation": self.published(share, **conditions),
+                    "callforge.base_evaluation": self.published(0.0, **conditions),
+                }
             version = self.client.create_model_version(self.name, "s3://callforge/x", tags=tags).version
             self.client.set_registered_model_alias(self.name, "candidate", version)
             return str(version)
+
+        def published(self, share: float, **conditions) -> str:
+            right = round(200 * share)
+            marks = "1" * right + "0" * (200 - right)
+            write_evaluation(tmp_path, evaluation(dict.fromkeys(ASKED, marks), **conditions))
+            return publish_evaluation(tmp_path, f"{root}/{tmp_path.name}")
 
         def alias(self, alias: str) -> str | None:
             return holder(self.client, self.name, alias)
@@ -50,7 +67,7 @@ def test_the_way_to_champion_and_back(registry):
     assert (registry.alias("champion"), registry.alias("previous_champion")) == (second, first)
     assert registry.alias("candidate") == third, "another version's alias is left alone"
     lines = promote(registry.name, third, "champion")
-    assert any("60.0%" in line for line in lines)
+    assert lines[0].startswith("gate: met: better than the champion in calls and irrelevance: calls +5.0 points")
     assert (registry.alias("champion"), registry.alias("previous_champion")) == (third, second)
 
     roll_back(registry.name)
@@ -65,11 +82,12 @@ def test_the_way_to_champion_and_back(registry):
 def test_the_gate_refuses_and_says_so_on_the_version(registry):
     good, bad = registry(0.50), registry(0.30)
     promote(registry.name, good, "champion")
-    with pytest.raises(InputError, match=r"30\.0%"):
+    with pytest.raises(InputError, match=r"worse than the champion: calls -20\.0 points"):
         promote(registry.name, bad, "champion")
     assert registry.alias("champion") == good
     assert registry.tags(bad)["callforge.gate"] == "failed"
-    assert json.loads(registry.tags(bad)["callforge.gate_reasons"])["failed"]
+    verdicts = [rule["verdict"] for rule in json.loads(registry.tags(bad)["callforge.gate_reasons"])]
+    assert verdicts == ["failed"] * 4
     promote(registry.name, bad, "champion", force=True)
     assert registry.alias("champion") == bad and registry.alias("previous_champion") == good
     assert registry.tags(bad)["callforge.gate"] == "forced"
@@ -78,6 +96,34 @@ def test_the_gate_refuses_and_says_so_on_the_version(registry):
 def test_a_version_without_scores_is_refused(registry):
     with pytest.raises(InputError, match="evaluate it"):
         promote(registry.name, registry(None), "champion")
+
+
+def test_a_first_champion_is_held_against_its_base(registry):
+    no_better = registry(0.0)
+    with pytest.raises(InputError, match="calls: not shown to be better than its base"):
+        promote(registry.name, no_better, "champion")
+    assert registry.alias("champion") is None
+    promote(registry.name, registry(0.5), "champion")
+
+
+def test_a_version_whose_base_was_not_evaluated_is_refused(registry):
+    version = registry(0.5)
+    registry.client.delete_model_version_tag(registry.name, version, "callforge.base_evaluation")
+    with pytest.raises(InputError, match="its base was not evaluated beside it"):
+        promote(registry.name, version, "champion")
+
+
+def test_a_champion_that_was_measured_otherwise_is_said(registry):
+    promote(registry.name, registry(0.5), "champion")
+    with pytest.raises(InputError, match=r"not measured as the champion was .seed: 0 and 1"):
+        promote(registry.name, registry(0.9, seed=1), "champion")
+
+
+def test_an_evaluation_that_is_gone_from_s3_is_named(registry):
+    version = registry(0.5)
+    registry.client.set_model_version_tag(registry.name, version, "callforge.evaluation", "s3://callforge/no/such")
+    with pytest.raises(InputError, match="s3://callforge/no/such: there is nothing"):
+        promote(registry.name, version, "champion")
 
 
 def test_promoting_the_champion_again_changes_nothing(registry):

@@ -16,6 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 from components.errors import InputError, WorkError
+from components.evaluations.schema import EvaluatedModel, read_evaluation, write_evaluation
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import (
@@ -32,6 +33,7 @@ from components.model_registration import register
 from components.services import storage, tracking
 from components.settings import AdapterSettings, ModelRegistrationSettings, RunSettings
 from components.stages.stage import execute_stage, verified_manifest
+from tests.evaluation_support import evaluation
 
 IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])
 
@@ -50,18 +52,12 @@ def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
         parents={"records": "ab" * 32},
     )
     save_adapter(model, tmp_path / "egpo_rl" / "model", card)
-    scores = {
-        "model": {"weights_sha256": weights_digest(tmp_path / "egpo_rl" / "model")},
-        "evaluator": {"name": "bfcl-eval", "version": "1"},
-        "questions": {"asked": 4, "of": 200, "ids_sha256": "cd" * 32},
-        "sampling": {"temperature": 0.0},
-        "prompt_version": "1",
-        "categories": {"multiple": {"n": 4, "correct": 3, "accuracy": 0.75}},
-        "over_what_was_run": {"non_live": 0.75, "overall_single_turn": 0.75},
-        "official": {"overall": 0.01875},
-    }
-    (tmp_path / "bfcl_eval" / "egpo_rl").mkdir(parents=True)
-    (tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").write_text(json.dumps(scores))
+    for name, weights, marks in (
+        ("egpo_rl", weights_digest(tmp_path / "egpo_rl" / "model"), "1110"),
+        ("base", card.base_model.sha256, "0000"),
+    ):
+        model = EvaluatedModel(name=name, reference=name, weights_sha256=weights)
+        write_evaluation(tmp_path / "bfcl_eval" / name, evaluation({"multiple": marks}, model=model))
     return {"model": tmp_path / "egpo_rl", "evaluation": tmp_path / "bfcl_eval"}
 
 
@@ -103,10 +99,12 @@ def test_the_version_is_the_model_and_says_where_it_comes_from(
     assert tags["callforge.base_model"] == str(tiny_model)
     assert tags["callforge.base_model_sha256"] == weights_digest(tiny_model)
     assert tags["callforge.prompt_version"] == "1"
-    assert tags["bfcl.multiple"] == tags["bfcl.mean_non_live"] == tags["bfcl.overall_single_turn"] == "0.7500"
-    assert tags["bfcl.official_overall"] == "0.0187"
+    assert tags["bfcl.multiple"] == tags["bfcl.mean_non_live"] == tags["bfcl.mean_calls"] == "0.7500"
+    assert tags["bfcl.official_overall"] == "0.0188"
     assert tags["bfcl.questions"] == "4 of 200"
-    assert tags["callforge.evaluation"] == f"{root}/{tmp_path.name}/bfcl_eval/egpo_rl"
+    for tag, name in (("callforge.evaluation", "egpo_rl"), ("callforge.base_evaluation", "base")):
+        storage.download_folder(tags[tag], tmp_path / "from S3" / name)
+        assert read_evaluation(tmp_path / "from S3" / name) == read_evaluation(inputs["evaluation"] / name)
     assert len(tags["callforge.commit"]) >= 40
     assert client.get_run(version.run_id).data.tags["callforge.run_id"] == tmp_path.name
 
@@ -204,23 +202,26 @@ def test_without_mlflow_and_s3_the_weights_stay_in_the_folder(
     assert verified_manifest(tmp_path / "model_registration") is not None
 
 
+@pytest.mark.parametrize("name", ["egpo_rl", "base"])
 def test_scores_of_other_weights_are_refused_before_the_merge(
-    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path, name: str
 ) -> None:
-    path = inputs["evaluation"] / "egpo_rl" / "scores.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model": {"weights_sha256": "ef" * 32}}))
-    with pytest.raises(InputError, match=r"scores.json: these are the scores of other weights .sha256 efef"):
+    other = EvaluatedModel(name=name, reference=name, weights_sha256="ef" * 32)
+    write_evaluation(inputs["evaluation"] / name, evaluation({"multiple": "1110"}, model=other))
+    with pytest.raises(InputError, match=rf"{name}/scores.json: these are the scores of other weights .sha256 efef"):
         stage(root)
     assert not list((tmp_path / "model_registration").rglob("*.safetensors"))
 
 
-def test_an_evaluation_made_alone_gives_the_scores_and_no_address(
+def test_an_evaluation_made_alone_is_kept_beside_the_weights(
     stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     inputs["evaluation"] /= "egpo_rl"
     stage(root)
     tags = client.get_model_version_by_alias(tmp_path.name, "candidate").tags
-    assert tags["bfcl.multiple"] == "0.7500" and "callforge.evaluation" not in tags
+    assert tags["bfcl.multiple"] == "0.7500"
+    assert storage.uri_exists(f"{tags['callforge.evaluation']}/outcomes.jsonl")
+    assert "callforge.base_evaluation" not in tags
 
 
 def test_a_registry_without_s3_is_refused_before_the_merge(stage: Any, client: Any, tmp_path: Path) -> None:

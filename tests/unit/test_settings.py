@@ -151,6 +151,7 @@ KEPT = {
     *("egpo_rl.checkpoint.every", "egpo_rl.checkpoint.keep"),
     *("sft_warmup.checkpoint.every", "sft_warmup.checkpoint.keep", "sft_warmup.micro_batch_size"),
     "bfcl_eval.batch_size",
+    "bfcl_eval.sampler_urls",
 }
 
 

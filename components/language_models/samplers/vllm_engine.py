@@ -30,7 +30,7 @@ class VllmEngineSampler:
     Args:
         model: directory or hub id of the base model.
         folder: where adapters are published.
-        rank: LoRA rank to make room for.
+        rank: LoRA rank to make room for; None when no adapter will come.
         memory_share: part of the device's memory vLLM may take, weights and cache together.
         options: further arguments of vllm.LLM.
 
@@ -43,7 +43,7 @@ class VllmEngineSampler:
         model: str,
         folder: Path,
         *,
-        rank: int,
+        rank: int | None,
         dtype: str,
         max_tokens: int,
         memory_share: float = 0.4,
@@ -68,10 +68,8 @@ class VllmEngineSampler:
                     max_model_len=max_tokens,
                     gpu_memory_utilization=memory_share,
                     enable_prefix_caching=True,
-                    enable_lora=True,
-                    max_lora_rank=rank,
-                    max_loras=2,
                     logprobs_mode="processed_logprobs",
+                    **({} if rank is None else {"enable_lora": True, "max_lora_rank": rank, "max_loras": 2}),
                     **options,
                 )
         except (OSError, ValueError, RuntimeError) as error:

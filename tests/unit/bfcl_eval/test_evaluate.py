@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
-from components.bfcl_eval import evaluate, generations
+from components.bfcl_eval import evaluate, models
 from components.bfcl_eval.generations import Generation, Journal
 from components.bfcl_eval.questions import load_questions
+from components.bfcl_eval.summary import MODELS
 from components.errors import InputError
+from components.evaluations.schema import read_evaluation, read_scores
 from components.language_models.samplers import Rollout
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
@@ -25,6 +27,7 @@ CONFIG = BfclEvalSettings(
     batch_size=2,
 )
 RUN = RunSettings()
+QUESTIONS = load_questions(CONFIG.categories, 3)
 
 
 @pytest.fixture(scope="module")
@@ -87,17 +90,30 @@ def test_three_evaluation_directories_and_a_comparison(done):
     folder, metrics = done
     assert (folder / "report.html").is_file()
     for name in ("base", "sft_warmup", "egpo_rl"):
-        scores = json.loads((folder / name / "scores.json").read_text())
-        assert set(scores["categories"]) == set(CONFIG.categories)
-        assert scores["questions"]["asked"] == 9 and scores["questions"]["is_sample"]
-        assert scores["seed"] == 0 and scores["sampling"]["max_new_tokens"] == 8 and scores["prompt_version"]
-        assert scores["evaluator"]["version"]
+        scores = read_evaluation(folder / name).scores
+        assert set(scores.categories) == set(CONFIG.categories)
+        assert scores.questions.asked == 9 and scores.questions.is_sample
+        assert scores.seed == 0 and scores.sampling.max_new_tokens == 8 and scores.prompt_version
+        assert scores.evaluator.version and scores.model.name == MODELS[name]
         assert (folder / name / "report.html").is_file()
-        for category, entry in scores["categories"].items():
-            assert metrics[f"{name}.{category}"] == entry["accuracy"]
-            low, high = entry["interval"]
-            assert low <= entry["accuracy"] <= high and entry["n"] == 3
-    assert "a sample of 9 of" in (folder / "report.html").read_text()
+        for category, entry in scores.categories.items():
+            assert metrics[f"{name}.{category}"] == entry.accuracy
+            low, high = entry.interval
+            assert low <= entry.accuracy <= high and entry.n == 3
+    assert "A sample: 9 of" in (folder / "report.html").read_text()
+
+
+def test_outcomes_say_of_every_answer_what_the_generations_say(done):
+    folder, _ = done
+    lines = {line["id"]: line for line in results(folder / "egpo_rl")}
+    outcomes = read_evaluation(folder / "egpo_rl").outcomes
+    assert [outcome.id for outcome in outcomes] == [question.id for question in QUESTIONS]
+    for outcome in outcomes:
+        line = lines[outcome.id]
+        assert (outcome.prompt_tokens, outcome.completion_tokens, outcome.finished) == (
+            line["input_token_count"], line["output_token_count"], line["finished"]
+        )  # fmt: skip
+        assert outcome.right == (outcome.reason == "")
 
 
 def test_generations_lie_where_the_official_tool_looks(done):
@@ -118,7 +134,7 @@ def test_generations_lie_where_the_official_tool_looks(done):
 
 
 def weights(folder):
-    return json.loads((folder / "scores.json").read_text())["model"]["weights_sha256"]
+    return read_scores(folder).model.weights_sha256
 
 
 def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
@@ -142,8 +158,37 @@ def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, t
     evaluate.run(CONFIG, stages | {"egpo_rl": tmp_path / "egpo_rl"}, outputs(tmp_path / "bfcl_eval"))
     for name in ("base", "sft_warmup", "egpo_rl"):
         assert turns(tmp_path / "bfcl_eval" / name) == turns(done[0] / name)
-    model = json.loads((tmp_path / "bfcl_eval" / "egpo_rl" / "scores.json").read_text())["model"]
-    assert model["weights_sha256"] == weights_digest(tmp_path / "egpo_rl" / "model")
+    assert weights(tmp_path / "bfcl_eval" / "egpo_rl") == weights_digest(tmp_path / "egpo_rl" / "model")
+
+
+def stage_of(tiny_model, folder: Path, stage: str, b: float) -> Path:
+    """A stage folder with an adapter whose B is that number everywhere: 0 is an adapter that was not trained."""
+    from components.language_models.adapters import attach_adapter
+    from components.language_models.base_models import weights_digest
+    from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+
+    model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), 0)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.fill_(b)
+    reference = BaseModelReference(reference=str(tiny_model), sha256=weights_digest(tiny_model))
+    save_adapter(model, folder / stage / "model", ModelCard(stage=stage, base_model=reference, prompt_version="1"))
+    return folder / stage
+
+
+def test_equal_weights_are_asked_once(tiny_model, tmp_path, monkeypatch):
+    """A warm-up of no step computes what the base computes; EGPO of no step what the warm-up does."""
+    spies(monkeypatch)
+    for number, b in (("untrained", (0.0, 0.0)), ("no EGPO", (0.5, 0.5)), ("both", (0.0, 0.5))):
+        stages = {
+            stage: stage_of(tiny_model, tmp_path / number, stage, value)
+            for stage, value in zip(("sft_warmup", "egpo_rl"), b, strict=True)
+        }
+        BatchSpy.asked = 0
+        evaluate.run(CONFIG, stages, outputs(tmp_path / number / "bfcl_eval"))
+        assert BatchSpy.asked == 9 * len({0.0, *b}), number
+        for name in MODELS:
+            assert len(read_evaluation(tmp_path / number / "bfcl_eval" / name).outcomes) == 9
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])
@@ -152,14 +197,19 @@ def test_a_killed_run_goes_on_to_the_same_files(done, stages, tmp_path, share):
     folder, metrics = done
     checkpoints = tmp_path / "bfcl_eval" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    (checkpoints / "base.jsonl").write_bytes((folder / "checkpoints" / "base.jsonl").read_bytes())
-    journal = (folder / "checkpoints" / "sft_warmup.jsonl").read_bytes()
-    (checkpoints / "sft_warmup.jsonl").write_bytes(journal[: int(share * len(journal))])
+    whole, torn, _absent = sorted((folder / "checkpoints").glob("*.jsonl"))
+    (checkpoints / whole.name).write_bytes(whole.read_bytes())
+    (checkpoints / torn.name).write_bytes(torn.read_bytes()[: int(share * torn.stat().st_size)])
     again = evaluate.run(CONFIG, stages, outputs(tmp_path / "bfcl_eval"))
     assert again == metrics
     new, old = without_latency(tmp_path / "bfcl_eval"), without_latency(folder)
     old.pop("config.json")
     assert new == old
+
+
+def spies(monkeypatch) -> None:
+    """Let a BatchSpy answer in place of every model."""
+    monkeypatch.setattr(models, "open_sampler", lambda _name, *, tokenizer, **_: BatchSpy(tokenizer))
 
 
 class BatchSpy:
@@ -178,7 +228,7 @@ class BatchSpy:
 @pytest.mark.parametrize("answered", [1, 3, 5])
 def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, monkeypatch, answered):
     """Greedy answers move with their neighbours' floats: a batch must have the same ones after a kill."""
-    monkeypatch.setattr(generations, "open_sampler", lambda loaded: BatchSpy(loaded.tokenizer))
+    spies(monkeypatch)
     whole, torn = outputs(tmp_path / "whole"), outputs(tmp_path / "torn")
     evaluate.run_one(CONFIG, {"model": tiny_model}, whole)
     (journal,) = whole.checkpoints.glob("*.jsonl")
@@ -210,8 +260,7 @@ def test_a_prompt_that_is_too_long_is_wrong_with_a_reason(tiny_model, tmp_path):
     config = CONFIG.model_copy(update={"max_prompt_tokens": 16, "categories": ("irrelevance", "multiple")})
     metrics = evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
     assert metrics["irrelevance"] == metrics["multiple"] == 0.0  # silence does not earn irrelevance
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores["categories"]["irrelevance"]["reasons"] == {"prompt_too_long": 3}
+    assert read_scores(tmp_path).categories["irrelevance"].reasons == {"prompt_too_long": 3}
 
 
 def test_the_models_context_is_a_limit_as_well(tiny_model, tmp_path):
@@ -219,9 +268,7 @@ def test_the_models_context_is_a_limit_as_well(tiny_model, tmp_path):
         update={"max_prompt_tokens": 100_000, "max_new_tokens": 4090, "categories": ("multiple",)}
     )
     evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
-    assert json.loads((tmp_path / "scores.json").read_text())["categories"]["multiple"]["reasons"] == {
-        "prompt_too_long": 3
-    }
+    assert read_scores(tmp_path).categories["multiple"].reasons == {"prompt_too_long": 3}
 
 
 @pytest.mark.parametrize("max_new_tokens", [4096, 5000])

@@ -18,8 +18,9 @@ import pytest
 from components.bfcl_eval.evaluate import grade_answer, rescore_command
 from components.bfcl_eval.generations import Generation, write_results
 from components.bfcl_eval.grading import OFFICIAL_NAME
-from components.bfcl_eval.questions import SIZES, Question, load_questions
-from components.bfcl_eval.scores import category_scores, official_groups
+from components.bfcl_eval.questions import Question, load_questions
+from components.evaluations.groups import SIZES, official_means
+from components.evaluations.schema import category_scores
 from components.function_calls.prompt import ToolNames, render_calls
 
 BFCL = os.environ.get("CALLFORGE_BFCL", "")
@@ -77,7 +78,7 @@ def test_the_official_tool_agrees(sample, gold_calls, tmp_path):
         Generation(question.id, turn, True, 100, 10, 1.0) for question, turn in zip(questions, turns, strict=True)
     ]
     write_results(tmp_path / "generations", questions, answers)
-    ours = category_scores([grade_answer(*pair) for pair in zip(questions, answers, strict=True)])
+    ours = category_scores([grade_answer(*pair) for pair in zip(questions, answers, strict=True)], SIZES)
 
     command = [BFCL, *shlex.split(rescore_command(SIZES))[2:]]
     subprocess.run(
@@ -88,11 +89,11 @@ def test_the_official_tool_agrees(sample, gold_calls, tmp_path):
     for category, entry in ours.items():
         (path,) = folder.rglob(f"BFCL_v4_{category}_score.json")
         head, *wrong = [json.loads(line) for line in path.read_text().splitlines()]
-        assert (head["correct_count"], head["total_count"]) == (entry["correct"], entry["n"]), category
-        assert 0 < entry["correct"] < entry["n"], f"{category}: the check would not notice"
-        assert len(wrong) == entry["n"] - entry["correct"]
+        assert (head["correct_count"], head["total_count"]) == (entry.correct, entry.n), category
+        assert 0 < entry.correct < entry.n, f"{category}: the check would not notice"
+        assert len(wrong) == entry.n - entry.correct
     if not sample:
-        groups = official_groups({category: entry["accuracy"] for category, entry in ours.items()})
+        groups = official_means({category: entry.accuracy for category, entry in ours.items()})
         with (tmp_path / "score" / "data_overall.csv").open() as file:
             (row,) = csv.DictReader(file)
         for column, group in (

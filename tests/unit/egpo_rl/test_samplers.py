@@ -43,7 +43,7 @@ def run(inputs, tmp_path, tiny_model, monkeypatch):
 
     def with_engine(config, engine=None):
         if engine is not None:
-            monkeypatch.setattr(samplers, "_engine", lambda *_: engine)
+            monkeypatch.setattr(samplers, "open_sampler", lambda *_, **__: engine)
         folder = tmp_path / f"egpo_rl-{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))
