@@ -32,7 +32,8 @@ from components.data_refine.sample_source import sample_records
 from components.function_calls.formats import read_records
 from components.function_calls.record import Record, record_to_json
 from components.settings import DataRefineSettings, RunSettings
-from components.stages.stage import execute_stage
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
 
 REAL = Path(__file__).resolve().parents[1] / "../shared/data/fc_train.jsonl.gz"
 
@@ -119,7 +120,7 @@ def whole_run(path: Path) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         config = DataRefineSettings(data=str(path))
         started = time.process_time()
-        metrics = execute_stage("data_refine", refine.run, config, {}, Path(name) / "stage", RunSettings())
+        metrics = execute_stage(find_stage("data_refine"), config, {}, Path(name) / "stage", RunSettings())
         seconds = time.process_time() - started
     # not getrusage: its peak is inherited from the process that started this one
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())

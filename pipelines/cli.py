@@ -12,7 +12,6 @@ import os
 import sys
 import time
 import traceback
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from components.errors import CallforgeError, InputError
 from components.files import expand_home
 from components.services.events import library_warnings
 from components.services.web import without_login
+from components.stages.catalogue import ONE_EVALUATION, Stage, find_stage
 from pipelines.console import console, errors
 
 app = typer.Typer(
@@ -108,7 +108,7 @@ def refine(
 ) -> None:
     """Check records by rules: qualified, hard and rejected ones, each with its reason."""
     parameters = {"data_refine.data": _local_path(data), "run.run_id": run_id}
-    _run_stage("data_refine", "refine.run", out, {}, profile, changes, parameters)
+    _run_stage(find_stage("data_refine"), out, {}, profile, changes, parameters)
 
 
 @app.command()
@@ -122,7 +122,7 @@ def sft(
 ) -> None:
     """Warm a base model up on refined records."""
     parameters = {"sft_warmup.base_model": _local_path(base_model), "run.run_id": run_id}
-    _run_stage("sft_warmup", "warmup.run", out, {"records": records}, profile, changes, parameters)
+    _run_stage(find_stage("sft_warmup"), out, {"records": records}, profile, changes, parameters)
 
 
 @app.command()
@@ -136,7 +136,7 @@ def egpo(
 ) -> None:
     """Train a warmed-up model by EGPO."""
     inputs = {"records": records, "model": model}
-    _run_stage("egpo_rl", "train.run", out, inputs, profile, changes, {"run.run_id": run_id})
+    _run_stage(find_stage("egpo_rl"), out, inputs, profile, changes, {"run.run_id": run_id})
 
 
 @app.command()
@@ -148,7 +148,7 @@ def evaluate(
     changes: Set = None,
 ) -> None:
     """Evaluate one model on BFCL."""
-    _run_stage("bfcl_eval", "evaluate.run_one", out, {"model": model}, profile, changes, {"run.run_id": run_id})
+    _run_stage(ONE_EVALUATION, out, {"model": model}, profile, changes, {"run.run_id": run_id})
     console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}")
 
 
@@ -163,7 +163,7 @@ def register(
 ) -> None:
     """Merge an adapter, upload the weights to S3, register them in MLflow."""
     inputs = {"model": model} | ({"evaluation": evaluation} if evaluation else {})
-    _run_stage("model_registration", "register.run", out, inputs, profile, changes, {"run.run_id": run_id})
+    _run_stage(find_stage("model_registration"), out, inputs, profile, changes, {"run.run_id": run_id})
 
 
 @app.command("compile")
@@ -280,38 +280,34 @@ def ui() -> None:
 
 
 def _run_stage(
-    stage: str,
-    function: str,
+    stage: Stage,
     out: Path,
     inputs: dict[str, Path],
     profile: str,
     changes: list[str] | None,
     parameters: dict[str, Any],
 ) -> None:
-    """Run `components.STAGE.FUNCTION` alone, after the checks that concern it."""
+    """Run one stage by itself, after the checks that concern it."""
     from components.preflight.checks import problems
     from components.services.tracking import tracking_uri
     from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
-    from components.stages.stage import execute_stage
+    from components.stages.execution import execute_stage
     from pipelines.profiles import find_profile
 
-    default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, ""), "run.run_id": _own_run(stage, out)}
+    run_id = _own_run(stage.name, out)
+    default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, ""), "run.run_id": run_id}
     given = {name: value for name, value in parameters.items() if value is not None}
     assigned = dict(read_assignment(text) for text in changes or [])
     settings = resolve_settings(default, find_profile(profile).settings, given, assigned)
     found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not path.exists()]
-    if found := found + problems(settings, (stage,), here=True):
+    if found := found + problems(settings, (stage.section,), here=True):
         raise InputError("\n".join(found))
 
     if settings.run.artifact_root or tracking_uri():
         console.print(f"run {settings.run.run_id}")
 
-    def work(*arguments: Any) -> Any:  # imported when there is work to do: that takes seconds
-        module, _, name = function.partition(".")
-        return getattr(import_module(f"components.{stage}.{module}"), name)(*arguments)
-
     with library_warnings():
-        metrics = execute_stage(stage, work, getattr(settings, stage), inputs, out, settings.run)
+        metrics = execute_stage(stage, getattr(settings, stage.section), inputs, out, settings.run)
     for metric, value in metrics.items():
         console.print(f"{metric:<40} {value:g}")
 

@@ -50,8 +50,7 @@ def evaluate(profile: Profile) -> Any:
         )
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
         prepare_step(checked, "preflight", profile)
-        source = dsl.importer(artifact_uri=model, artifact_class=dsl.Model, reimport=True)
-        source.after(checked)
+        source = dsl.importer(artifact_uri=checked.outputs["model"], artifact_class=dsl.Model, reimport=True)
         task = bfcl_eval_one(run=checked.outputs["run"], settings=checked.outputs["bfcl_eval"], model=source.output)
         prepare_step(task, "bfcl_eval", profile)
 

@@ -28,13 +28,14 @@ from components.files import write_json
 from components.sections import read_section
 from components.services.events import PROGRESS_FILE
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
+from components.stages.catalogue import NAMES
+from components.stages.folder import ERROR
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
-from components.stages.stage import ERROR
 from pipelines.console import Console
 from pipelines.embedded import ARTIFACT_ROOT, embedded_services
 from pipelines.local_pipeline import KFP_ROOT, PIPELINE, REQUEST
 from pipelines.profiles import Profile, find_profile
-from pipelines.terminal import STAGES, Terminal
+from pipelines.terminal import Terminal
 
 HOME = Path(".callforge")
 RUNS, SERVICES = HOME / "runs", HOME / "services"
@@ -124,7 +125,7 @@ def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
     for name in changed:
         earlier = f"was {before[name]}, is" if name in before else "is new since this run began:"
         console.print(f"{name} {earlier} {now[name]}")
-    concerned = [stage for stage in STAGES if any(name.startswith(f"{stage}.") for name in changed)]
+    concerned = [stage for stage in NAMES if any(name.startswith(f"{stage}.") for name in changed)]
     if concerned:
         console.print(f"so {concerned[0]} and what follows from it is done again")
 
@@ -152,7 +153,7 @@ def _step_environment(folder: Path, services: Mapping[str, str]) -> dict[str, st
 def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -> None:
     (folder / PROGRESS).unlink(missing_ok=True)
     shutil.rmtree(folder / KFP_ROOT, ignore_errors=True)  # KFP's own files: copies of pages, parameters
-    for stage in STAGES:  # an error of an earlier attempt is not one of this
+    for stage in NAMES:  # an error of an earlier attempt is not one of this
         (folder / stage / ERROR).unlink(missing_ok=True)
     with (folder / LOG).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
@@ -184,7 +185,7 @@ def _stop(process: subprocess.Popen[bytes], console: Console) -> None:
 
 def _failure(folder: Path, terminal: Terminal) -> CallforgeError:
     """KFP says only that a task failed; the stage left its reason, unless it was killed or had no disk to write to."""
-    for stage in STAGES:
+    for stage in NAMES:
         with suppress(OSError, ValueError, KeyError, TypeError):
             error = json.loads((folder / stage / ERROR).read_text("utf-8"))
             return StageFailedError(f"{stage}: {error['message']}", int(error["exit_code"]))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
+from components.errors import InputError
+from components.stages.catalogue import Stage
 from pipelines.profiles import Profile
 
 # Objects of manifests/base, in the namespace of the run.
@@ -29,15 +32,28 @@ SECRET_KEYS = (
 )
 
 
+def kfp_step(stage: Stage) -> Any:
+    """The KFP component of a stage: it has the name of its room."""
+    return getattr(import_module(f"{stage.room}.component"), stage.room.rpartition(".")[2])
+
+
 def prepare_step(task: Any, name: str, profile: Profile) -> Any:
     """Give a KFP task the resources its profile states for the step `name`, and the environment; returns the task.
 
     A profile without resources is for local runs, where the environment is the caller's own.
+
+    Raises:
+        InputError: a profile for clusters has no resources for this step.
     """
     task.set_display_name(name.replace("_", " "))
-    resources = profile.resources.get(name)
-    if resources is None:
+    if not profile.resources:
         return task
+    if name not in profile.resources:
+        raise InputError(
+            f"profile {profile.name}: it states no resources for the step {name}, which would then run without its "
+            f"ConfigMap and Secret as well; add {name} to the profile in pipelines/profiles.py"
+        )
+    resources = profile.resources[name]
     from kfp import kubernetes
 
     if resources.gpus:  # a lost node: the new pod goes on from the checkpoint in S3, where there is one

@@ -26,10 +26,10 @@ from components.services.events import (
     warning_line,
 )
 from components.services.progress import line_of, numbers_of
+from components.stages.catalogue import NAMES
 from pipelines.console import Console
 
-STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
-STAGE_WIDTH = max(map(len, STAGES)) + 1
+STAGE_WIDTH = max(map(len, NAMES)) + 1
 LINE_SECONDS = 10.0
 SHOWN_METRICS = ("reward", "loss")  # beside the stage's name while it works
 

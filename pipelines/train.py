@@ -7,20 +7,16 @@ as YAML for a cluster.
 import json
 from typing import Any
 
+from components.stages.catalogue import STAGES
 from pipelines.profiles import Profile
-from pipelines.steps import prepare_step
+from pipelines.steps import kfp_step, prepare_step
 
 
 def train(profile: Profile) -> Any:
     """The KFP pipeline `train` with the profile's settings and resources baked in."""
     from kfp import dsl
 
-    from components.bfcl_eval.component import bfcl_eval
-    from components.data_refine.component import data_refine
-    from components.egpo_rl.component import egpo_rl
-    from components.model_registration.component import model_registration
     from components.preflight.component import preflight
-    from components.sft_warmup.component import sft_warmup
 
     baked = json.dumps(profile.settings, sort_keys=True)
     name = "callforge-train" if profile.name == "gpu" else f"callforge-train-{profile.name}"
@@ -67,15 +63,11 @@ def train(profile: Profile) -> Any:
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
         prepare_step(checked, "preflight", profile)
 
-        def step(component: Any, **inputs: Any) -> Any:
-            stage = component.name.replace("-", "_")
-            shared = {"run": checked.outputs["run"], "settings": checked.outputs[stage]}
-            return prepare_step(component(**shared, **inputs), stage, profile)
-
-        refined = step(data_refine).outputs["refined"]
-        warmed_up = step(sft_warmup, records=refined).outputs["warmed_up"]
-        trained = step(egpo_rl, records=refined, model=warmed_up).outputs["trained"]
-        evaluation = step(bfcl_eval, sft_warmup=warmed_up, egpo_rl=trained).outputs["evaluation"]
-        step(model_registration, model=trained, evaluation=evaluation)
+        folders: dict[str, Any] = {}  # of the stages so far, as KFP artifacts
+        for stage in STAGES:
+            shared = {"run": checked.outputs["run"], "settings": checked.outputs[stage.section]}
+            inputs = {name: folders[source] for name, source in stage.inputs.items()}
+            task = prepare_step(kfp_step(stage)(**shared, **inputs), stage.name, profile)
+            folders[stage.name] = task.outputs[stage.output]
 
     return pipeline

@@ -1,11 +1,11 @@
-"""The KFP step of bfcl_eval: unpacks artifacts and calls evaluate.run. Everything heavy is imported inside."""
+"""The KFP step of bfcl_eval. Everything heavy is imported inside."""
 
 from kfp import dsl
 
-from components import images
+from components.stages.catalogue import find_stage
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=find_stage("bfcl_eval").image, install_kfp_package=False)
 def bfcl_eval(
     run: str,
     settings: str,
@@ -26,13 +26,8 @@ def bfcl_eval(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.settings import BfclEvalSettings
-    from components.stages.stage import run_component
+    from components.stages.catalogue import find_stage
+    from components.stages.step import run_step
 
-    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
-        from components.bfcl_eval.evaluate import run
-
-        return run(*arguments)
-
-    inputs = {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
-    run_component("bfcl_eval", run_stage, BfclEvalSettings, settings, run, inputs, evaluation, report, metrics)
+    models = {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
+    run_step(find_stage("bfcl_eval"), settings, run, models, evaluation, report, metrics)

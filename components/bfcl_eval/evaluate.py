@@ -30,7 +30,7 @@ from components.files import sha256_of_json
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import PROMPT_VERSION
 from components.settings import BfclEvalSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 
 if TYPE_CHECKING:
     from components.bfcl_eval.models import Answering, Subject

@@ -1,11 +1,11 @@
-"""The KFP step that evaluates one model: calls evaluate.run_one. Everything heavy is imported inside."""
+"""The KFP step that evaluates one model, wherever it is. Everything heavy is imported inside."""
 
 from kfp import dsl
 
-from components import images
+from components.stages.catalogue import ONE_EVALUATION
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=ONE_EVALUATION.image, install_kfp_package=False)
 def bfcl_eval_one(
     run: str,
     settings: str,
@@ -24,8 +24,7 @@ def bfcl_eval_one(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.bfcl_eval.evaluate import run_one
-    from components.settings import BfclEvalSettings
-    from components.stages.stage import run_component
+    from components.stages.catalogue import ONE_EVALUATION
+    from components.stages.step import run_step
 
-    run_component("bfcl_eval", run_one, BfclEvalSettings, settings, run, {"model": model}, evaluation, report, metrics)
+    run_step(ONE_EVALUATION, settings, run, {"model": model}, evaluation, report, metrics)

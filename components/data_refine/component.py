@@ -1,11 +1,11 @@
-"""The KFP step of data_refine: unpacks artifacts and calls refine.run. Everything heavy is imported inside."""
+"""The KFP step of data_refine. Everything heavy is imported inside."""
 
 from kfp import dsl
 
-from components import images
+from components.stages.catalogue import find_stage
 
 
-@dsl.component(base_image=images.LIGHT, install_kfp_package=False)
+@dsl.component(base_image=find_stage("data_refine").image, install_kfp_package=False)
 def data_refine(
     run: str,
     settings: str,
@@ -22,12 +22,7 @@ def data_refine(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.settings import DataRefineSettings
-    from components.stages.stage import run_component
+    from components.stages.catalogue import find_stage
+    from components.stages.step import run_step
 
-    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
-        from components.data_refine.refine import run
-
-        return run(*arguments)
-
-    run_component("data_refine", run_stage, DataRefineSettings, settings, run, {}, refined, report, metrics)
+    run_step(find_stage("data_refine"), settings, run, {}, refined, report, metrics)

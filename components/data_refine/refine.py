@@ -32,7 +32,7 @@ from components.services.progress import track
 from components.services.report import Bars, Examples, Table, write_report
 from components.services.storage import open_uri
 from components.settings import DataRefineSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 
 OUTCOMES = ("qualified", "hard", "rejected")
 _SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind

@@ -1,11 +1,11 @@
-"""The KFP step of egpo_rl: unpacks artifacts and calls train.run. Everything heavy is imported inside."""
+"""The KFP step of egpo_rl. Everything heavy is imported inside."""
 
 from kfp import dsl
 
-from components import images
+from components.stages.catalogue import find_stage
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=find_stage("egpo_rl").image, install_kfp_package=False)
 def egpo_rl(
     run: str,
     settings: str,
@@ -26,13 +26,7 @@ def egpo_rl(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.settings import EgpoRlSettings
-    from components.stages.stage import run_component
+    from components.stages.catalogue import find_stage
+    from components.stages.step import run_step
 
-    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
-        from components.egpo_rl.train import run
-
-        return run(*arguments)
-
-    inputs = {"records": records, "model": model}
-    run_component("egpo_rl", run_stage, EgpoRlSettings, settings, run, inputs, trained, report, metrics)
+    run_step(find_stage("egpo_rl"), settings, run, {"records": records, "model": model}, trained, report, metrics)

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -25,13 +24,10 @@ from torch import Tensor
 from components.egpo_rl.sharding import is_sharded
 from components.language_models.model_directory import default_device
 from components.services.events import warn
+from components.stages.processes import process_group
 
 Item = TypeVar("Item")
 GRACE_SECONDS = 30.0
-# How long processes wait for one another. The leader may be away for hours: it alone asks the servers, each request of
-# ten minutes up to seven times, writes and fetches checkpoints, and waits for S3. One that died is noticed otherwise,
-# by `with_followers` or torchrun.
-PATIENCE = timedelta(days=1)
 BUCKET = 2**26  # gradients that are added up at a time: 256 MB, an adapter at once and a whole model in small copies
 
 
@@ -169,8 +165,5 @@ def open_world() -> Iterator[World]:
     if size == 1:
         yield World(device=device)
         return
-    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
-    try:
+    with process_group():
         yield World(dist.get_rank(), size, device)
-    finally:
-        dist.destroy_process_group()

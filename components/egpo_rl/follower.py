@@ -17,7 +17,7 @@ from components.sections import read_section
 from components.services.events import library_warnings, warn
 from components.services.tracking import Tracker
 from components.settings import EgpoRlSettings, RunSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 
 
 def main() -> None:

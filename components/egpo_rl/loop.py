@@ -48,7 +48,8 @@ from components.language_models.tokens import thought_mask
 from components.services.events import say, warn
 from components.services.progress import track
 from components.settings import EgpoRlSettings
-from components.stages.stage import METRICS, Outputs
+from components.stages.folder import METRICS
+from components.stages.outputs import Outputs
 
 SAMPLES_PER_STEP = 4
 BEFORE, AFTER = "held out, before", "held out, after"

@@ -11,7 +11,7 @@ from typing import Any
 from components.files import read_json_lines
 from components.services.report import Examples, Lines, Section, Table, Text, write_report
 from components.settings import EgpoRlSettings
-from components.stages.stage import METRICS
+from components.stages.folder import METRICS
 
 SAMPLES = "samples.jsonl"
 LAST_STEPS = 10

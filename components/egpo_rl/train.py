@@ -27,7 +27,7 @@ from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import WholeCopy, shard_model
 from components.egpo_rl.update import recompute_activations
 from components.errors import InputError, WorkError
-from components.files import sha256_of_file, sha256_of_json
+from components.files import sha256_of_file
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import resolve_base_model
 from components.language_models.model_directory import (
@@ -40,10 +40,11 @@ from components.language_models.model_directory import (
     save_adapter,
     save_model,
 )
-from components.sections import deciding_settings, extendable_setting
 from components.services.events import say, warn
 from components.settings import EgpoRlSettings
-from components.stages.stage import Outputs, content_digest
+from components.stages.folder import input_digest
+from components.stages.identity import checkpoint_key
+from components.stages.outputs import Outputs
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
@@ -109,9 +110,8 @@ def _run(
             f"{len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over {limit} tokens "
             f"are left out ({why})"
         )
-    digests = {name: content_digest(path) for name, path in inputs.items()}
-    deciding = {name: value for name, value in deciding_settings(config).items() if name != extendable_setting(config)}
-    settings_hash = sha256_of_json({"settings": deciding, "inputs": digests})
+    digests = outputs.input_digests or {name: input_digest(name, path) for name, path in inputs.items()}
+    settings_hash = checkpoint_key(config, digests)
     remote = ""
     if outputs.run.artifact_root and world.leads:
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"

@@ -1,11 +1,11 @@
-"""The KFP step of model_registration: unpacks artifacts and calls register.run. Everything heavy is imported inside."""
+"""The KFP step of model_registration. Everything heavy is imported inside."""
 
 from kfp import dsl
 
-from components import images
+from components.stages.catalogue import find_stage
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=find_stage("model_registration").image, install_kfp_package=False)
 def model_registration(
     run: str,
     settings: str,
@@ -26,15 +26,8 @@ def model_registration(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.settings import ModelRegistrationSettings
-    from components.stages.stage import run_component
-
-    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
-        from components.model_registration.register import run
-
-        return run(*arguments)
+    from components.stages.catalogue import find_stage
+    from components.stages.step import run_step
 
     inputs = {"model": model, "evaluation": evaluation}
-    run_component(
-        "model_registration", run_stage, ModelRegistrationSettings, settings, run, inputs, registration, report, metrics
-    )
+    run_step(find_stage("model_registration"), settings, run, inputs, registration, report, metrics)

@@ -32,7 +32,7 @@ from components.services.report import Section, Table, Text, write_report
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
 from components.services.tracking import first_line, mlflow_client, page, server_name, tracking_uri
 from components.settings import ModelRegistrationSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 
 MANIFEST = "manifest.json"
 SHA_TAG, RUN_TAG = "callforge.manifest_sha256", "callforge.run_id"

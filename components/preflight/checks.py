@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import quote
 
 from components.errors import CallforgeError, InputError
-from components.files import expand_home, write_json
+from components.files import expand_home, sha256_of_json, write_json
 from components.function_calls.formats import FormatError, Rejected, read_records
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
 from components.language_models.samplers.published import RANKS
@@ -37,11 +37,11 @@ from components.settings import (
     SftWarmupSettings,
     resolve_settings,
 )
+from components.stages.catalogue import NAMES, PREFLIGHT
+from components.stages.folder import ERROR, MANIFEST, METRICS, Config, describe, write_config
 from components.stages.local_run import join_run, run_folder
-from components.stages.stage import CONFIG, ERROR, MANIFEST, METRICS, file_table
+from components.stages.publishing import resolve_published
 
-STAGE = "preflight"
-STAGES = ("data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
 PARAMETERS = {
     "data": "data_refine.data",
     "data_format": "data_refine.data_format",
@@ -75,31 +75,31 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
         SystemExit: with exit code 2, after every problem was named.
     """
     join_run()
-    announce(STAGE, "started")
+    announce(PREFLIGHT, "started")
     folder = run_folder()
     try:
         given = {PARAMETERS[name]: value for name, value in parameters.items() if value != AUTO}
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_overrides(settings))
         with library_warnings():
-            found = problems(resolved, ("bfcl_eval",) if model else STAGES, here=folder is not None)
+            found = problems(resolved, ("bfcl_eval",) if model else NAMES, here=folder is not None)
             if model:
                 found += filter(None, [_problem(partial(_check_model, model))])
         if found:
             raise InputError("\n".join(found))
     except CallforgeError as error:
         if folder:
-            failure = {"stage": STAGE, "message": str(error), "exit_code": error.exit_code}
-            write_json(folder / STAGE / ERROR, failure)
-        announce(STAGE, "failed", str(error))
+            failure = {"stage": PREFLIGHT, "message": str(error), "exit_code": error.exit_code}
+            write_json(folder / PREFLIGHT / ERROR, failure)
+        announce(PREFLIGHT, "failed", str(error))
         raise SystemExit(error.exit_code) from None
     values = resolved.model_dump(mode="json")
     if folder:
-        _write_folder(folder / STAGE, values)
+        _write_folder(folder / PREFLIGHT, values)
     say("the settings, and all that they and the environment name, are in order")
     for text in _goes_without(resolved) if folder is None else ():
         warn(text)
-    announce(STAGE, "done")
+    announce(PREFLIGHT, "done")
     return {name: json.dumps(value, sort_keys=True) for name, value in values.items()}
 
 
@@ -120,9 +120,9 @@ def _goes_without(settings: Settings) -> Iterator[str]:
 def _write_folder(folder: Path, values: dict[str, Any]) -> None:
     """A run directory has a folder of the same make for every stage; this one holds the resolved settings."""
     (folder / ERROR).unlink(missing_ok=True)
-    write_json(folder / CONFIG, {"stage": STAGE, "settings": values, "inputs": {}})
+    write_config(folder, Config(stage=PREFLIGHT, settings=values, identity={"settings": values}))
     (folder / METRICS).touch()
-    write_json(folder / MANIFEST, {"stage": STAGE, "files": file_table(folder), "metrics": {}})
+    write_json(folder / MANIFEST, describe(folder, PREFLIGHT, sha256_of_json(values), (), {}).model_dump())
 
 
 def read_overrides(text: str) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def read_overrides(text: str) -> dict[str, Any]:
     return value
 
 
-def problems(settings: Settings, stages: Collection[str] = STAGES, *, here: bool) -> list[str]:
+def problems(settings: Settings, stages: Collection[str] = NAMES, *, here: bool) -> list[str]:
     """What is wrong with what the settings of `stages` name, a paragraph each; the checks run side by side.
 
     Args:
@@ -230,13 +230,19 @@ def _check_base_model(reference: str, here: bool) -> None:
         )
 
 
+def resolved_model(uri: str) -> str:
+    """What `evaluate` imports: the attempt that the pointer of a published stage names, or `uri` itself."""
+    return resolve_published(uri) if uri else ""
+
+
 def _check_model(uri: str) -> None:
     """The model to evaluate is a model directory in S3, or the folder of a stage that wrote one."""
     if not is_remote(uri):
         raise InputError(
             f"model: {uri}: s3://bucket/prefix is wanted, of a model directory or of a stage that wrote one"
         )
-    if not any(_holds(place, "config.json", "adapter_config.json") for place in (uri, f"{uri.rstrip('/')}/model")):
+    found = resolve_published(uri)
+    if not any(_holds(place, "config.json", "adapter_config.json") for place in (found, f"{found}/model")):
         raise InputError(
             f"model: {uri}: neither in it nor in its folder model is there a config.json or adapter_config.json with "
             "*.safetensors beside it; give a model directory, or the folder of a stage that wrote one"

@@ -29,6 +29,7 @@ def preflight(
         ("egpo_rl", str),
         ("bfcl_eval", str),
         ("model_registration", str),
+        ("model", str),
     ],
 ):
     """Check every setting, path, endpoint and credential before a model is loaded.
@@ -46,6 +47,7 @@ def preflight(
         job_id: the pipeline job's id.
         model: the model that the pipeline `evaluate` evaluates.
     """
+    from components.preflight.checks import resolved_model
     from components.preflight.checks import run as check
 
     parameters = {
@@ -65,4 +67,5 @@ def preflight(
         sections["egpo_rl"],
         sections["bfcl_eval"],
         sections["model_registration"],
+        resolved_model(model),
     )

@@ -1,11 +1,11 @@
-"""The KFP step of sft_warmup: unpacks artifacts and calls warmup.run. Everything heavy is imported inside."""
+"""The KFP step of sft_warmup. Everything heavy is imported inside."""
 
 from kfp import dsl
 
-from components import images
+from components.stages.catalogue import find_stage
 
 
-@dsl.component(base_image=images.TRAIN, install_kfp_package=False)
+@dsl.component(base_image=find_stage("sft_warmup").image, install_kfp_package=False)
 def sft_warmup(
     run: str,
     settings: str,
@@ -24,13 +24,7 @@ def sft_warmup(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.settings import SftWarmupSettings
-    from components.stages.stage import run_component
+    from components.stages.catalogue import find_stage
+    from components.stages.step import run_step
 
-    def run_stage(*arguments):  # imported when there is work to do: a resumed run skips what is done in no time
-        from components.sft_warmup.warmup import run
-
-        return run(*arguments)
-
-    inputs = {"records": records}
-    run_component("sft_warmup", run_stage, SftWarmupSettings, settings, run, inputs, warmed_up, report, metrics)
+    run_step(find_stage("sft_warmup"), settings, run, {"records": records}, warmed_up, report, metrics)

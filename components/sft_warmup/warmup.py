@@ -33,7 +33,8 @@ from components.services.report import Lines, Section, Table, Text, write_report
 from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples, read_qualified
 from components.sft_warmup.loss import batch_loss
-from components.stages.stage import METRICS, Outputs
+from components.stages.folder import METRICS
+from components.stages.outputs import Outputs
 
 TOLD_STEPS = 20  # lines about the loss, whatever the number of steps
 WHOLE = "whole.json"  # written last into a checkpoint: sizes of its files

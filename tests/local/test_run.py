@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from components.stages.catalogue import NAMES
+from components.stages.folder import verified_manifest
 from components.stages.local_run import STEPS
-from components.stages.stage import verified_manifest
-
-STAGES = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
 
 
 @pytest.fixture(scope="module")
@@ -30,16 +29,16 @@ def finished(callforge, tiny_run, workplace) -> tuple[Path, str]:
 
 def test_every_stage_leaves_a_verified_folder(finished):
     folder, _ = finished
-    for stage in STAGES:
+    for stage in NAMES:
         assert verified_manifest(folder / stage) is not None, stage
         assert (folder / stage / "metrics.jsonl").exists()
-    for stage in STAGES[1:]:
+    for stage in NAMES[1:]:
         assert "</html>" in (folder / stage / "report.html").read_text()
 
 
 def test_the_terminal_tells_stages_scores_and_places(finished):
     folder, text = finished
-    for stage in STAGES:
+    for stage in NAMES:
         assert f"{stage:<18} done in" in text
     assert "BFCL accuracy, run calm" in text and "simple_python" in text and "EGPO" in text
     assert "callforge-tiny version 1, alias candidate" in text
@@ -56,7 +55,7 @@ def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):
     from components.settings import RunSettings
 
     registration = json.loads((folder / "model_registration/registration.json").read_text())
-    for stage in STAGES[1:]:
+    for stage in NAMES[1:]:
         assert uri_exists(f"s3://callforge/runs/calm/{stage}/manifest.json"), stage
     assert uri_exists(f"{registration['source']}/model.safetensors")
     client = mlflow_client()
@@ -69,16 +68,16 @@ def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):
 
 def test_a_finished_run_is_not_done_again(finished, callforge):
     folder, _ = finished
-    before = _state(folder, STAGES[1:])
+    before = _state(folder, NAMES[1:])
     again = callforge("run", "--run-id", "calm")
     assert again.returncode == 0, again.stdout + again.stderr
-    assert again.stdout.count("done already") == len(STAGES) - 1
-    assert _state(folder, STAGES[1:]) == before
+    assert again.stdout.count("done already") == len(NAMES) - 1
+    assert _state(folder, NAMES[1:]) == before
 
 
 def test_a_changed_setting_is_said_and_redoes_its_stage_alone(finished, callforge):
     folder, _ = finished
-    before = _state(folder, STAGES[1:5])
+    before = _state(folder, NAMES[1:5])
     request = json.loads((folder / "run.json").read_text())
     del request["settings"]["bfcl_eval"]["seed"]  # as a version left it that had no such setting
     (folder / "run.json").write_text(json.dumps(request))
@@ -88,7 +87,7 @@ def test_a_changed_setting_is_said_and_redoes_its_stage_alone(finished, callforg
     assert "bfcl_eval.seed is new since this run began: 0" in changed.stdout
     assert "bfcl_eval          done already" in changed.stdout and "model_registration done in" in changed.stdout
     assert "callforge-tiny version 1, alias shadow" in changed.stdout, "the same weights are the same version"
-    assert _state(folder, STAGES[1:5]) == before
+    assert _state(folder, NAMES[1:5]) == before
 
 
 def test_killed_in_every_stage_it_ends_the_same(finished, tiny_run, workplace, environment, callforge):
@@ -108,7 +107,7 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tiny_run, workplace, e
         _wait_for_steps_to_die(folder)
         assert _state(folder, before) == before, "a finished stage was touched"
         arguments = ["run", "--run-id", "killed"]  # the rest is remembered
-        before = _state(folder, STAGES[1 : 1 + place])
+        before = _state(folder, NAMES[1 : 1 + place])
     end = callforge(*arguments)
     assert end.returncode == 0, end.stdout + end.stderr
     calm, _ = finished

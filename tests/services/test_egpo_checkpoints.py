@@ -14,7 +14,7 @@ from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, r
 from components.services import storage
 from components.services.tracking import Tracker
 from components.settings import RunSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 from tests.unit.egpo_rl.egpo_support import SMALL, stage_inputs
 
 

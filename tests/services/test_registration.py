@@ -32,7 +32,9 @@ from components.language_models.model_directory import (
 from components.model_registration import register
 from components.services import storage, tracking
 from components.settings import AdapterSettings, ModelRegistrationSettings, RunSettings
-from components.stages.stage import execute_stage, verified_manifest
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
+from components.stages.folder import verified_manifest
 from tests.evaluation_support import evaluation
 
 IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])
@@ -69,7 +71,7 @@ def stage(inputs: dict[str, Path], tmp_path: Path) -> Callable[..., dict[str, fl
         settings = ModelRegistrationSettings(model_name=tmp_path.name, **{"save_dtype": "float32", **config})
         run = RunSettings(run_id=tmp_path.name, artifact_root=root)
         folder = tmp_path / "model_registration"
-        return execute_stage("model_registration", register.run, settings, inputs, folder, run, replace=True)
+        return execute_stage(find_stage("model_registration"), settings, inputs, folder, run, replace=True)
 
     return call
 

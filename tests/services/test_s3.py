@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
@@ -15,7 +16,11 @@ import pytest
 from components.errors import InputError, WorkError
 from components.services import storage
 from components.settings import DataRefineSettings, RunSettings
-from components.stages.stage import Outputs, execute_stage, verified_manifest
+from components.stages.catalogue import Stage, find_stage
+from components.stages.execution import execute_stage
+from components.stages.folder import verified_manifest
+from components.stages.outputs import Outputs
+from components.stages.publishing import fetch_published
 
 MEGABYTE = 2**20
 
@@ -88,7 +93,7 @@ def test_an_object_is_known_by_its_content(root: str, tmp_path: Path, monkeypatc
         client.put_object(Bucket=bucket, Key=key, Body=body)
         seen.append(storage.content_tag(config.data))
         distinct = {"n": float(len(set(seen)))}
-        execute_stage("data_refine", lambda *_, n=distinct: n, config, {}, tmp_path / "s", RunSettings(), replace=True)
+        execute_stage(_stage(lambda *_, n=distinct: n), config, {}, tmp_path / "s", RunSettings(), replace=True)
         assert json.loads((tmp_path / "s" / "manifest.json").read_text())["metrics"] == distinct
     assert seen[0] == seen[1] != seen[2]
     with pytest.raises(InputError, match="no such object"):
@@ -141,6 +146,10 @@ def test_a_refused_endpoint_is_the_input_at_first_and_the_store_later(
         storage.upload_file(tmp_path / "file", f"{root}/file")
 
 
+def _stage(function: Callable[..., dict[str, float]], *content: str) -> Stage:
+    return dataclasses.replace(find_stage("data_refine"), function=function, content=content)
+
+
 def test_a_stage_lies_in_s3_with_its_manifest(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def function(config: Any, inputs: Any, outputs: Outputs) -> dict[str, float]:
         outputs.checkpoints.mkdir()
@@ -150,8 +159,8 @@ def test_a_stage_lies_in_s3_with_its_manifest(root: str, tmp_path: Path, monkeyp
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     run = RunSettings(run_id="one", artifact_root=root)
-    execute_stage("data_refine", function, DataRefineSettings(), {}, tmp_path / "stage", run)
-    storage.download_folder(f"{root}/one/data_refine", tmp_path / "copy")
+    execute_stage(_stage(function, "result.txt"), DataRefineSettings(), {}, tmp_path / "stage", run)
+    fetch_published(f"{root}/one/data_refine", tmp_path / "copy")
     names = {path.name for path in (tmp_path / "copy").iterdir()}
     assert names == {"config.json", "manifest.json", "metrics.jsonl", "result.txt"}
     manifest = verified_manifest(tmp_path / "copy")

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from components.egpo_rl import report, rewards, train
+from components.egpo_rl import report, rewards
 from components.language_models.samplers.vllm_server import VllmServerSampler
 from components.settings import EgpoRlSettings, RunSettings
-from components.stages.stage import execute_stage
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
 from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, stage_inputs
 from tests.vllm.conftest import CONTEXT, RANK
 
@@ -39,7 +40,7 @@ def run(
 
     def train_with(config: EgpoRlSettings) -> list[dict[str, float]]:
         folder = tmp_path / "run" / "egpo_rl"
-        metrics = execute_stage("egpo_rl", train.run, config, inputs, folder, RunSettings(), replace=True)
+        metrics = execute_stage(find_stage("egpo_rl"), config, inputs, folder, RunSettings(), replace=True)
         assert 0 < metrics["reward"] < 1
         assert (folder / "model" / "adapter_model.safetensors").is_file()
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

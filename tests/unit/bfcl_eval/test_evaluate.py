@@ -17,7 +17,9 @@ from components.evaluations.schema import read_evaluation, read_scores
 from components.language_models.samplers import Rollout
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
-from components.stages.stage import Outputs, execute_stage
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
+from components.stages.outputs import Outputs
 
 CONFIG = BfclEvalSettings(
     categories=("multiple", "irrelevance", "live_parallel"),
@@ -55,7 +57,7 @@ def stages(tiny_model, tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def done(stages, tmp_path_factory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("run") / "bfcl_eval"
-    return folder, execute_stage("bfcl_eval", evaluate.run, CONFIG, stages, folder, RUN)
+    return folder, execute_stage(find_stage("bfcl_eval"), CONFIG, stages, folder, RUN)
 
 
 def outputs(folder: Path) -> Outputs:

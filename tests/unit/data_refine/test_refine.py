@@ -19,7 +19,8 @@ from components.data_refine.rules import check_grounding
 from components.errors import InputError
 from components.function_calls.record import record_from_json
 from components.settings import DataRefineSettings, RunSettings
-from components.stages.stage import execute_stage
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
 TOOL = {
@@ -326,7 +327,7 @@ def test_gzip_blank_lines_and_max_records(tmp_path: Path) -> None:
     lines = [json.dumps(record(number, **({"answers": answer(pool=1)} if number == 2 else {}))) for number in range(9)]
     data.write_bytes(gzip.compress("\n\n".join(lines).encode()))
     config = DataRefineSettings(data=str(data), max_records=4, benchmark_overlap=1.0)
-    metrics = execute_stage("data_refine", refine.run, config, {}, tmp_path / "stage", RunSettings())
+    metrics = execute_stage(find_stage("data_refine"), config, {}, tmp_path / "stage", RunSettings())
     assert (metrics["records"], metrics["qualified"]) == (4, 3)
     with gzip.open(tmp_path / "stage" / "rejected.jsonl.gz", "rt") as file:
         assert json.loads(file.readline())["line"] == 5  # blank lines count
@@ -334,7 +335,7 @@ def test_gzip_blank_lines_and_max_records(tmp_path: Path) -> None:
 
 def test_the_sample_is_clean(tmp_path: Path) -> None:
     config = DataRefineSettings(data="sample", sample_size=1500)
-    metrics = execute_stage("data_refine", refine.run, config, {}, tmp_path / "stage", RunSettings())
+    metrics = execute_stage(find_stage("data_refine"), config, {}, tmp_path / "stage", RunSettings())
     assert metrics["qualified"] == metrics["records"] == 1500
     page = (tmp_path / "stage" / "report.html").read_text()
     assert "1,500" in page
@@ -356,7 +357,7 @@ def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path, content: 
         data.write_bytes(content)
     folder = tmp_path / "stage"
     with pytest.raises(InputError, match=named):
-        execute_stage("data_refine", refine.run, DataRefineSettings(data=str(data)), {}, folder, RunSettings())
+        execute_stage(find_stage("data_refine"), DataRefineSettings(data=str(data)), {}, folder, RunSettings())
     names = {path.name for path in folder.glob("*")}
     assert names <= {"config.json", "metrics.jsonl", "error.json"}, "a half-written artifact is left"
 
@@ -370,11 +371,11 @@ def test_nothing_qualified_names_the_reasons_and_an_example(tmp_path: Path) -> N
 @pytest.mark.skipif(not SHARED.exists(), reason="the real records of ../shared/data are not here")
 def test_the_real_records_are_all_accounted_for(tmp_path: Path) -> None:
     config = DataRefineSettings(data=str(SHARED / "fc_train.jsonl.gz"))
-    metrics = execute_stage("data_refine", refine.run, config, {}, tmp_path / "own", RunSettings())
+    metrics = execute_stage(find_stage("data_refine"), config, {}, tmp_path / "own", RunSettings())
     assert metrics["records"] == 2028
     assert metrics["rejected"] <= 5
     assert 150 <= metrics["hard"] <= 274  # the source calls 274 not grounded, some of them by month names or percents
     config = DataRefineSettings(data=str(SHARED / "xlam_layout.jsonl.gz"))
-    metrics = execute_stage("data_refine", refine.run, config, {}, tmp_path / "xlam", RunSettings())
+    metrics = execute_stage(find_stage("data_refine"), config, {}, tmp_path / "xlam", RunSettings())
     assert metrics["records"] == 333
     assert metrics["rejected"] <= 5

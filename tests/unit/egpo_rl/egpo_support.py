@@ -31,7 +31,7 @@ from components.language_models.model_directory import BaseModelReference, Model
 from components.language_models.shared_prefix import score_groups
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, resolve_settings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 
 
 def change(config: EgpoRlSettings, changes: Mapping[str, Any]) -> EgpoRlSettings:

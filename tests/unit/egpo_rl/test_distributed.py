@@ -13,9 +13,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from components.egpo_rl import distributed, follower, train
+from components.egpo_rl import follower, train
 from components.errors import WorkError
 from components.language_models.samplers import vllm_server
+from components.stages import processes
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     change,
@@ -101,12 +102,12 @@ def test_gradients_are_added_up_in_place_a_bucket_at_a_time(children, tmp_path):
 
 def test_the_leader_may_be_away_for_as_long_as_servers_take(children):
     asked = (len(vllm_server.PAUSES) + 1) * vllm_server.TIMEOUT + sum(vllm_server.PAUSES)
-    assert distributed.PATIENCE.total_seconds() > 5 * asked, "a rollout, its adapter again, the rollout, and a reserve"
+    assert processes.PATIENCE.total_seconds() > 5 * asked, "a rollout, its adapter again, the rollout, and a reserve"
 
     def codes(patience):
         return end(begin(children, meet_late, lambda rank, environment: (2.0, patience, environment)))
 
-    assert codes(distributed.PATIENCE) == [0, 0]
+    assert codes(processes.PATIENCE) == [0, 0]
     assert codes(timedelta(seconds=1))[1] != 0, "nobody waits for longer than PATIENCE"
 
 

@@ -13,7 +13,7 @@ from components.language_models.model_directory import load_base
 from components.language_models.samplers.transformers import TransformersSampler
 from components.services.tracking import Tracker
 from components.settings import RunSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters
 
 CONFIG = change(SMALL, {"update.learning_rate": 0.05, "update.warmup_steps": 0, "rollout.sampler": "vllm_server"})

@@ -19,7 +19,7 @@ from components.function_calls.record import Message
 from components.language_models.model_directory import load_for_inference, merge_adapter, read_card
 from components.services.tracking import Tracker
 from components.settings import RunSettings
-from components.stages.stage import Outputs
+from components.stages.outputs import Outputs
 from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, stage_inputs
 
 

@@ -63,4 +63,4 @@ def test_debug_shows_the_traceback_and_keeps_the_exit_code(callforge: Call, monk
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     Path("file").touch()
     code, told = callforge("--debug", "refine", "--out", "file/refined", "--set", "data_refine.sample_size=5")
-    assert code == 1 and "Traceback" in told and "callforge: [Errno" in told
+    assert code == 2 and "Traceback" in told and "file/refined: cannot be a stage folder (File exists)" in told

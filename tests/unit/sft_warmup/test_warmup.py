@@ -19,8 +19,8 @@ from components.language_models.adapters import adapter_digest, attach_adapter
 from components.language_models.base_models import weights_digest
 from components.language_models.model_directory import load_base, load_for_inference, read_card
 from components.settings import AdapterSettings, CheckpointSettings, RunSettings, SftWarmupSettings
-from components.sft_warmup import warmup
-from components.stages.stage import execute_stage
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
 
 ADAPTER = "model/adapter_model.safetensors"
 
@@ -49,7 +49,7 @@ def settings(tiny_model) -> SftWarmupSettings:
 
 
 def _run(settings: SftWarmupSettings, records: Path, folder: Path) -> dict[str, float]:
-    return execute_stage("sft_warmup", warmup.run, settings, {"records": records}, folder, RunSettings())
+    return execute_stage(find_stage("sft_warmup"), settings, {"records": records}, folder, RunSettings())
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +132,8 @@ import faulthandler, json, os, random, signal, sys, time
 from pathlib import Path
 import accelerate, matplotlib.pyplot, transformers.models.llama.modeling_llama
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from components.stages.stage import execute_stage
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
 from components.sections import read_section
 from components.settings import RunSettings, SftWarmupSettings
 from components.sft_warmup import warmup
@@ -145,7 +146,7 @@ while not (folder / "manifest.json").exists():
     child = os.fork()
     if not child:
         faulthandler.dump_traceback_later(60, exit=True)
-        execute_stage("sft_warmup", warmup.run, settings, {"records": Path(sys.argv[2])}, folder, RunSettings())
+        execute_stage(find_stage("sft_warmup"), settings, {"records": Path(sys.argv[2])}, folder, RunSettings())
         os._exit(0)
     if moments:
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT

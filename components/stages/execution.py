@@ -1,0 +1,246 @@
+"""Runs one stage in its folder, unless the same work is done there already, and publishes what it made.
+
+What the stage computes is none of this module's business.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.errors import CallforgeError, InputError, WorkError
+from components.files import write_json
+from components.sections import Section
+from components.services.events import announce
+from components.services.tracking import Tracker, open_tracker
+from components.settings import RunSettings
+from components.stages.catalogue import Stage
+from components.stages.folder import (
+    CHECKPOINTS,
+    CONFIG,
+    ERROR,
+    MANIFEST,
+    METRICS,
+    Config,
+    describe,
+    input_digest,
+    read_config,
+    sole_owner,
+    verified_manifest,
+    write_config,
+)
+from components.stages.identity import changes, digest, goes_on, identity
+from components.stages.outputs import Outputs
+from components.stages.processes import Processes, joined_processes
+from components.stages.publishing import publish
+
+LONGEST_REASON = 500  # characters of an unexpected error that error.json keeps
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """What the first process tells the others: the metrics of finished work, or the inputs of work to do."""
+
+    done: dict[str, float] | None = None
+    input_digests: dict[str, str] | None = None
+    failure: tuple[str, int] | None = None
+
+
+def execute_stage(
+    stage: Stage,
+    config: Section,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    run: RunSettings,
+    *,
+    replace: bool = False,
+) -> dict[str, float]:
+    """Run one stage in `folder` unless its manifest says that the same work is done there already.
+
+    The same work means: equal identity (identity.py). A folder with the same unfinished work, or with a shorter one
+    that may be gone on with, is handed to the stage as it is, so that it resumes. Under torchrun every process calls
+    this alike, and the first one owns the folder.
+
+    Args:
+        replace: empty a folder with other work of this stage in it, as a run does whose settings were changed.
+
+    Returns:
+        The stage's final metrics.
+
+    Raises:
+        InputError: `folder` holds something that no run of this stage wrote, other work that may not be replaced, or
+            another process is at work there; an input is not there, unfinished or changed.
+        CallforgeError: as the stage raised it; `error.json` then holds its text and exit code.
+        WorkError: anything else went wrong in the stage.
+    """
+    folder = Path(os.path.abspath(folder))  # noqa: PTH100  # Path.resolve raises where links go in circles
+    with joined_processes() as processes:
+        if processes.size > 1 and not stage.parallel:
+            raise InputError(f"{stage.name} runs in one process, not in {processes.size}; start it without torchrun")
+        if not processes.leads:
+            return _assist(stage, config, inputs, folder, run, processes)
+        announce(stage.name, "started")
+        with _readable(folder), sole_owner(folder):
+            earlier = _earlier_config(folder, stage.name)  # others' folders get no error.json either
+            try:
+                return _lead(stage, config, inputs, folder, earlier, run, replace, processes)
+            except Exception as error:
+                failure = error if isinstance(error, CallforgeError) else _unexpected(stage, folder, error)
+                _withdraw(folder)
+                _leave_reason(folder, stage.name, failure)
+                raise failure from error
+
+
+def _lead(
+    stage: Stage,
+    config: Section,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    earlier: Config | None,
+    run: RunSettings,
+    replace: bool,
+    processes: Processes,
+) -> dict[str, float]:
+    """What the first process does."""
+    try:
+        digests = {name: input_digest(name, path) for name, path in inputs.items()}
+        wanted = Config(
+            stage=stage.name, settings=config.model_dump(mode="json"), identity=identity(stage, config, digests)
+        )
+        work = digest(stage, wanted.identity)
+        finished = verified_manifest(folder)
+        if finished is None or finished.work != work:
+            finished = None
+            _prepare(folder, earlier, wanted, config, replace)
+    except CallforgeError as error:
+        processes.from_leader(_Decision(failure=(str(error), error.exit_code)))
+        raise
+    processes.from_leader(_Decision(done=finished.metrics if finished else None, input_digests=digests))
+    if finished is not None:
+        (folder / ERROR).unlink(missing_ok=True)
+        announce(stage.name, "skipped")
+        return dict(finished.metrics)
+    with open_tracker(run, stage.name) as tracker:
+        tracker.log_params({f"{stage.name}/{name}": value for name, value in wanted.settings.items()})
+        outputs = Outputs(folder, tracker, run, stage.name, digests)
+        metrics = dict(stage.function(config, inputs, outputs))
+        processes.wait()  # all have ended their part
+        tracker.log_metrics({f"{stage.name}/final/{name}": value for name, value in metrics.items()}, None)
+        for page in sorted(folder.glob("*.html")):
+            tracker.log_artifact(page, stage.name)
+        # The manifest takes its name when everything it names is there, in this folder and in S3.
+        waiting = folder / f".{MANIFEST}"
+        write_json(waiting, describe(folder, stage.name, work, stage.content, metrics).model_dump())
+        if run.artifact_root:
+            publish(folder, waiting, run, stage.name)
+    waiting.replace(folder / MANIFEST)
+    announce(stage.name, "done")
+    processes.wait()
+    return metrics
+
+
+def _assist(
+    stage: Stage,
+    config: Section,
+    inputs: Mapping[str, Path],
+    folder: Path,
+    run: RunSettings,
+    processes: Processes,
+) -> dict[str, float]:
+    """What every process but the first does: its part of the computation."""
+    decision: _Decision = processes.from_leader(None)
+    if decision.failure is not None:
+        text, exit_code = decision.failure
+        raise (InputError if exit_code == InputError.exit_code else WorkError)(text)
+    if decision.done is not None:
+        return decision.done
+    outputs = Outputs(folder, Tracker(), run, stage.name, decision.input_digests or {})
+    metrics = dict(stage.function(config, inputs, outputs))
+    processes.wait()  # the first may write the manifest
+    processes.wait()  # it has
+    return metrics
+
+
+def _earlier_config(folder: Path, stage: str) -> Config | None:
+    """What an earlier run of the stage was asked for in `folder`; None when there was none. Others' files stay."""
+    if not folder.exists():
+        return None
+    refusal = f"{folder}: it is not a folder of {stage}, and would be overwritten"
+    if not folder.is_dir():
+        raise InputError(f"{refusal}; name a new or empty one")
+    # Before config.json has its name, a stage that was killed or refused leaves these two only.
+    if all(path.name.startswith(".") or path.name == ERROR for path in folder.iterdir()):
+        return None
+    try:
+        earlier = read_config(folder)
+    except InputError as error:
+        raise InputError(f"{refusal} ({error}); name a new or empty one") from None
+    if earlier is None or earlier.stage != stage:
+        raise InputError(f"{refusal}; name a new or empty one")
+    return earlier
+
+
+def _prepare(folder: Path, earlier: Config | None, decided: Config, config: Section, replace: bool) -> None:
+    """Make `folder` ready for the work: as it is where it may be gone on with, else new."""
+    # A folder that is replaced is renamed before it is deleted: a kill must not leave it half there under its name.
+    doomed = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if earlier is not None and not goes_on(earlier.identity, decided.identity, config):
+        if not replace:
+            raise InputError(
+                f"{folder}: it holds other work of {earlier.stage} ({changes(earlier.identity, decided.identity)}); "
+                "name a new folder, or remove this one"
+            )
+        folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / ERROR).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    write_config(folder, decided)
+    (folder / METRICS).touch()
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """A folder that cannot be one: a name too long, links in circles, no permission."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be a stage folder ({error.strerror}); name another one") from None
+
+
+def _withdraw(folder: Path) -> None:
+    """A refused attempt that left nothing claims nothing: the corrected one is not other work."""
+    with suppress(OSError):
+        left = {path.name for path in folder.iterdir()} - {CONFIG, METRICS, ERROR}
+        if not left and not (folder / METRICS).stat().st_size:
+            (folder / CONFIG).unlink(missing_ok=True)
+            (folder / METRICS).unlink(missing_ok=True)
+
+
+def _unexpected(stage: Stage, folder: Path, error: Exception) -> WorkError:
+    """What no one foresaw, in one line; the traceback is printed where it happened."""
+    traceback.print_exception(error)
+    text = " ".join(str(error).split())[:LONGEST_REASON]
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WorkError(f"{stage.name}: the disk of {folder} is full ({text}); make room and start it again")
+    if isinstance(error, MemoryError):
+        return WorkError(f"{stage.name}: out of memory ({text}); use a larger machine, or smaller batches")
+    return WorkError(f"{stage.name}: {type(error).__name__}: {text}")
+
+
+def _leave_reason(folder: Path, stage: str, failure: CallforgeError) -> None:
+    with suppress(OSError):  # a full disk: the text is printed all the same
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / ERROR, {"stage": stage, "message": str(failure), "exit_code": failure.exit_code})
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Drop what a finished stage would go on from: KFP uploads a folder whole, and every later step downloads it."""
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

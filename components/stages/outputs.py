@@ -1,0 +1,53 @@
+"""Where a stage writes: its folder, its curves, MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from components.files import atomic_write
+from components.services.events import metric
+from components.services.tracking import Tracker
+from components.settings import RunSettings
+from components.stages.folder import CHECKPOINTS, METRICS
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a stage writes: `folder` for its files, `log` for its curves, `tracker` for tables and pages."""
+
+    folder: Path
+    tracker: Tracker
+    run: RunSettings
+    stage: str
+    input_digests: Mapping[str, str] = field(default_factory=dict)
+    """Content of each input, by its name: what a checkpoint and a model card are tied to."""
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the stage's checkpoints."""
+        return self.folder / CHECKPOINTS
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl and send the same numbers to MLflow as `<stage>/<name>`."""
+        with (self.folder / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        self.tracker.log_metrics({f"{self.stage}/{name}": value for name, value in metrics.items()}, step)
+        metric(step, metrics)
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl beyond `step`: a resumed run writes them again."""
+        path = self.folder / METRICS
+        if path.exists():
+            kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= step]
+            with atomic_write(path) as file:
+                file.writelines(line + "\n" for line in kept)
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:
+        return float("inf")  # a line cut by a kill

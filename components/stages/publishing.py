@@ -1,0 +1,90 @@
+"""A finished stage in S3: its files under the hash of their manifest, and a pointer that is written last.
+
+    <artifact root>/<run id>/<stage>/<hash>/...       files, config.json, metrics.jsonl, then manifest.json
+    <artifact root>/<run id>/<stage>/current.json     names the hash
+
+What lies under a hash is never changed, so a reader who follows the pointer sees one attempt whole, and no object of an
+earlier one. Earlier attempts stay for whoever still reads them; a lifecycle rule may remove them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from pathlib import Path
+
+from components.errors import InputError, WorkError
+from components.files import sha256_of_file, write_json
+from components.services.storage import download_folder, names_below, open_uri, upload_file, upload_folder
+from components.settings import RunSettings
+from components.stages.folder import CHECKPOINTS, MANIFEST, damage, read_manifest
+
+POINTER = "current.json"
+HASH_DIGITS = 16
+LARGEST_POINTER = 10_000  # bytes
+
+
+def published_uri(run: RunSettings, stage: str, manifest: Path) -> str:
+    """Where the stage whose manifest this is lies in S3, once it is published."""
+    return f"{run.artifact_root}/{run.run_id}/{stage}/{sha256_of_file(manifest)[:HASH_DIGITS]}"
+
+
+def publish(folder: Path, manifest: Path, run: RunSettings, stage: str) -> str:
+    """Copy a finished stage to S3; returns its address there.
+
+    Args:
+        manifest: the file that becomes manifest.json: it is copied after all that it names.
+
+    Raises:
+        InputError, WorkError: S3 refused, or failed.
+    """
+    uri = published_uri(run, stage, manifest)
+    upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
+    upload_file(manifest, f"{uri}/{MANIFEST}")
+    with tempfile.TemporaryDirectory() as scratch:
+        pointer = Path(scratch) / POINTER
+        write_json(pointer, {"folder": uri.rpartition("/")[2], "manifest_sha256": sha256_of_file(manifest)})
+        upload_file(pointer, f"{uri.rpartition('/')[0]}/{POINTER}")
+    return uri
+
+
+def resolve_published(uri: str) -> str:
+    """The folder that the pointer below `uri` names; `uri` itself where there is no pointer.
+
+    Raises:
+        InputError: the pointer is not one of ours.
+    """
+    folder = uri.rstrip("/")
+    return f"{folder}/{_pointer(folder)[0]}" if POINTER in names_below(folder) else folder
+
+
+def fetch_published(uri: str, folder: Path) -> None:
+    """Copy a published stage from S3 into `folder`, and check that it is what its pointer and manifest say.
+
+    Raises:
+        InputError: there is no published stage below `uri`.
+        WorkError: what arrived is not what the manifest names.
+    """
+    if POINTER not in names_below(uri.rstrip("/")):
+        raise InputError(f"{uri}: no stage was published there ({POINTER} is missing)")
+    name, sha256 = _pointer(uri.rstrip("/"))
+    download_folder(f"{uri.rstrip('/')}/{name}", folder)
+    manifest = read_manifest(folder)
+    if manifest is None or sha256_of_file(folder / MANIFEST) != sha256:
+        raise WorkError(f"{uri}/{name}/{MANIFEST}: not the manifest that {POINTER} names; publish the stage again")
+    if why := damage(folder, manifest):
+        raise WorkError(f"{uri}/{name}: {why}; publish the stage again")
+
+
+def _pointer(folder: str) -> tuple[str, str]:
+    with open_uri(f"{folder}/{POINTER}") as stream:
+        text = stream.read(LARGEST_POINTER)
+    try:
+        value = json.loads(text)
+        name, sha256 = str(value["folder"]), str(value["manifest_sha256"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        name, sha256 = "", ""
+    if not re.fullmatch(r"[0-9a-f]{16}", name) or not sha256.startswith(name):
+        raise InputError(f"{folder}/{POINTER}: not the pointer of a stage; publish the stage again, or name its folder")
+    return name, sha256
