@@ -17,6 +17,7 @@ import pytest
 from components.stages.catalogue import NAMES
 from components.stages.folder import verified_manifest
 from components.stages.local_run import STEPS
+from components.stages.publishing import resolve_published
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):
 
     registration = json.loads((folder / "model_registration/registration.json").read_text())
     for stage in NAMES[1:]:
-        assert uri_exists(f"s3://callforge/runs/calm/{stage}/manifest.json"), stage
+        assert uri_exists(f"{resolve_published(f's3://callforge/runs/calm/{stage}')}/manifest.json"), stage
     assert uri_exists(f"{registration['source']}/model.safetensors")
     client = mlflow_client()
     version = client.get_model_version_by_alias("callforge-tiny", "candidate")

@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from components.services.storage import names_below, uri_exists
 from components.services.tracking import RUN_TAG
+from components.stages.publishing import resolve_published
 from pipelines import cli
 
 
@@ -34,7 +35,7 @@ def test_a_lone_stage_has_a_run_of_its_own(
     assert runs == [*dict.fromkeys(runs[:2]), "mine"], "others are not overwritten"
     assert refine("one", 0) == runs[0], "the same command goes on where it stopped"
     for run in runs:
-        assert "manifest.json" in names_below(f"{root}/{run}/data_refine")
+        assert "manifest.json" in names_below(resolve_published(f"{root}/{run}/data_refine"))
     assert not uri_exists(f"{root}/local")
     client = MlflowClient(services["MLFLOW_TRACKING_URI"])
     found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
