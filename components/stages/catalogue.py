@@ -96,7 +96,7 @@ STAGES = (
         image=images.TRAIN,
         inputs={"sft_warmup": "sft_warmup", "egpo_rl": "egpo_rl"},
         output="evaluation",
-        content=("*/scores.json",),
+        content=("*/scores.json", "*/outcomes.jsonl"),
         renders_prompts=True,
     ),
     Stage(
@@ -118,7 +118,7 @@ ONE_EVALUATION = Stage(
     function=_later("components.bfcl_eval.evaluate", "run_one"),
     image=images.TRAIN,
     output="evaluation",
-    content=("scores.json",),
+    content=("scores.json", "outcomes.jsonl"),
     renders_prompts=True,
 )
 """The evaluation of one model, wherever it is: the pipeline `evaluate` and `callforge evaluate`."""
