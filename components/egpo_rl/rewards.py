@@ -1,8 +1,8 @@
 """What a rollout earns, from its text and the record alone: the paper's binary reward and two for comparison.
 
 Each reward is a pure function `(text, finished, record, names) -> Reward`; the text is parsed, never evaluated, and
-no text makes it raise. Reasons are the short codes of function_calls.parse and .match, and three of our own:
-`truncated` (cut at the longest completion), `called` (a call where none is right) and `""` (right).
+no text makes it raise. Reasons are the short codes of function_calls.judge and one of our own, `truncated` (cut at the
+longest completion); "" is right.
 
 How the reward can be gamed: on a no-call record any plain text is right, so a policy may learn to answer in prose
 everywhere. The step metrics therefore split the reward by kind.
@@ -14,13 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from components.function_calls.match import match
+from components.function_calls.judge import judge
 from components.function_calls.parse import Turn, parse_turn
 from components.function_calls.prompt import ToolNames
 from components.function_calls.record import Call, Record
 
 RewardName = Literal["binary", "format_bonus", "graded"]
-TRUNCATED, CALLED = "truncated", "called"
+TRUNCATED = "truncated"
 FORMAT_BONUS = 0.5
 
 
@@ -41,8 +41,8 @@ def binary(text: str, finished: bool, record: Record, names: ToolNames) -> Rewar
 
     0 when the thought template is broken; else, where calls are right, 1 if the answer parses as calls that equal the
     gold calls (in any order); else, where no call is right, 1 if the answer is plain text. A cut completion earns 0.
-    Two holes of the paper's rule are closed: neither a call list that does not parse nor calls without their brackets,
-    which the leaderboard reads as calls, are a way to say that no function fits.
+    A hole of the paper's rule is closed: neither a call list that does not parse nor what reads as a call in another
+    form (function_calls/dialects.py) is a way to say that no function fits.
     """
     return _strict(_turn(text, finished, names), record)
 
@@ -88,16 +88,7 @@ def _turn(text: str, finished: bool, names: ToolNames) -> Turn | None:
 
 
 def _strict(turn: Turn | None, record: Record) -> Reward:
-    if turn is None:
-        reason = TRUNCATED
-    elif not turn.format_ok:
-        reason = turn.reason
-    elif not record.answers:
-        reason = "" if turn.is_text else CALLED if turn.calls else turn.reason
-    elif turn.calls is None:
-        reason = turn.reason
-    else:
-        reason = match(turn.calls, record.answers, record.tools).reason
+    reason = TRUNCATED if turn is None else judge(turn, record)
     return Reward(float(reason == ""), reason == "", reason)
 
 

@@ -44,7 +44,7 @@ def match(calls: Sequence[Call], answers: Sequence[Call], tools: Sequence[Tool])
     """Compare calls with gold calls as multisets: the order of calls means nothing, that of list items does.
 
     An integer equals a float of the same value where the tool's schema admits both, or says nothing; booleans are
-    never numbers.
+    never numbers. Every call may be compared with every answer: parse_calls bounds how many there are.
     """
     if len(calls) != len(answers):
         return Match(False, "wrong_count")
@@ -53,10 +53,11 @@ def match(calls: Sequence[Call], answers: Sequence[Call], tools: Sequence[Tool])
     # first fit never spoils a better assignment and no search over permutations is needed.
     left = list(calls)
     unmatched = []
+    fits: Fits = {}
     for answer in answers:
         schema = schemas.get(answer.name, _NO_SCHEMA)
         for index, call in enumerate(left):
-            if call.name == answer.name and _same_arguments(call.arguments, answer.arguments, schema):
+            if call.name == answer.name and _same_arguments(call.arguments, answer.arguments, schema, fits):
                 del left[index]
                 break
         else:
@@ -65,37 +66,43 @@ def match(calls: Sequence[Call], answers: Sequence[Call], tools: Sequence[Tool])
         return _OK
     if sorted(call.name for call in left) != sorted(answer.name for answer in unmatched):
         return Match(False, "wrong_name")
-    reasons = (
-        _difference(call.arguments, answer.arguments, schemas.get(answer.name, _NO_SCHEMA))
-        for answer in unmatched
-        for call in left
-        if call.name == answer.name
-    )
-    return Match(False, min(reasons, key=_RANK.__getitem__))
+    nearest = len(REASONS)
+    for answer in unmatched:
+        schema = schemas.get(answer.name, _NO_SCHEMA)
+        required = set(schema.get("required") or ())
+        for call in left:
+            if call.name == answer.name:
+                reason = _difference(call.arguments, answer.arguments, schema, required, fits)
+                nearest = min(nearest, _RANK[reason])
+    return Match(False, REASONS[nearest])
 
 
 _NO_SCHEMA: Schema = {}
+# What fits_exactly answered, by the identities of value and schema: a schema may be large, and pairs share both.
+Fits = dict[tuple[int, int], bool]
 
 
-def _same_arguments(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Schema) -> bool:
+def _same_arguments(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Schema, fits: Fits) -> bool:
     if given.keys() != gold.keys():
         return False
-    return not any(_compare(value, gold[name], _schema_of(name, schema)) for name, value in given.items())
+    return not any(_compare(value, gold[name], _schema_of(name, schema), fits) for name, value in given.items())
 
 
-def _difference(given: Mapping[str, Any], gold: Mapping[str, Any], schema: Schema) -> str:
+def _difference(
+    given: Mapping[str, Any], gold: Mapping[str, Any], schema: Schema, required: set[str], fits: Fits
+) -> str:
     """Reason why two calls of one tool differ; "" where they do not."""
     properties = schema.get("properties") or _NO_SCHEMA
     if any(name not in gold and name not in properties for name in given):
         return "unknown_argument"
     missing = gold.keys() - given.keys()
-    if missing & set(schema.get("required") or ()):
+    if missing & required:
         return "missing_argument"
     if given.keys() - gold.keys():
         return "unexpected_argument"
     if missing:
         return "missing_optional_argument"
-    reasons = [_compare(value, gold[name], _schema_of(name, schema)) for name, value in given.items()]
+    reasons = [_compare(value, gold[name], _schema_of(name, schema), fits) for name, value in given.items()]
     return max(reasons, key=lambda reason: _RANK.get(reason, -1), default="")
 
 
@@ -104,14 +111,21 @@ def _schema_of(argument: str, schema: Schema) -> Schema:
     return found if isinstance(found, dict) else _NO_SCHEMA
 
 
-def _compare(value: Any, gold: Any, schema: Schema) -> str:
+def _compare(value: Any, gold: Any, schema: Schema, fits: Fits) -> str:
     """ "" for equal values, else "wrong_type" or "wrong_value"."""
     fault = _fault(value, gold, _same_kind)
     if fault == "wrong_type":
         fault = _fault(value, gold, _same_number)
-        if not fault and not (fits_exactly(value, schema) and fits_exactly(gold, schema)):
+        if not fault and not (_fits(value, schema, fits) and _fits(gold, schema, fits)):
             return "wrong_type"
     return fault
+
+
+def _fits(value: Any, schema: Schema, fits: Fits) -> bool:
+    key = id(value), id(schema)
+    if key not in fits:
+        fits[key] = fits_exactly(value, schema)
+    return fits[key]
 
 
 def _same_kind(kind: type, gold_kind: type) -> bool:

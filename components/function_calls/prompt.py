@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from components.function_calls.record import Call, Message, Tool
@@ -83,6 +84,23 @@ class ToolNames:
         """The record's name of the tool shown as `shown`, or `shown` where there is no such tool."""
         return self._original.get(shown, shown)
 
+    def offers(self, name: str) -> bool:
+        """Is `name` a tool of the record, however it is spelt: as its own, as shown, in another case, with a prefix?
+
+        Models trained on other prompts write `math_sqrt` for `math.sqrt` and `functions.get_time` for `get_time`.
+        """
+        spelt = _loosely(name)
+        while spelt:
+            if spelt in self._loose:
+                return True
+            _, _, spelt = spelt.partition(".")
+        return False
+
+    @cached_property
+    def _loose(self) -> frozenset[str]:
+        dotted = [_loosely(name) for name in (*self._shown, *self._original)]
+        return frozenset([*dotted, *(name.replace(".", "_") for name in dotted)])
+
     def shown_argument(self, tool: str, argument: str) -> str:
         """The argument's name in prompts and calls; `tool` is the record's name of the tool."""
         renamed = self._arguments.get(tool)
@@ -102,7 +120,7 @@ def build_prompt(messages: Sequence[Message], tools: Sequence[Tool]) -> Prompt:
     """
     names = ToolNames(tools)
     system = _SYSTEM.replace("{tools}", _compact([_tool_json(tool, names) for tool in tools]))
-    prompt = [{"role": "system", "content": system}]
+    turns: list[tuple[str, list[str]]] = [("system", [system])]
     for index, message in enumerate(messages):
         content = message.content
         role = "assistant" if message.role == "assistant" else "user"
@@ -112,10 +130,13 @@ def build_prompt(messages: Sequence[Message], tools: Sequence[Tool]) -> Prompt:
             content = f"Function result: {content}"
         elif message.tool_calls:
             content = f"{content}\n{render_calls(message.tool_calls, names)}".strip()
-        if prompt[-1]["role"] == role:
-            prompt[-1]["content"] += ("\n\n" if role == "system" else "\n") + content
+        if turns[-1][0] == role:
+            turns[-1][1].append(content)
         else:
-            prompt.append({"role": role, "content": content})
+            turns.append((role, [content]))
+    prompt = [
+        {"role": role, "content": ("\n\n" if role == "system" else "\n").join(contents)} for role, contents in turns
+    ]
     return Prompt(prompt, names)
 
 
@@ -176,9 +197,16 @@ def _compact(value: Any) -> str:
 
 
 def _without_tags(text: str) -> str:
-    while THINK_OPEN in text or THINK_CLOSE in text:  # taking one out may join the halves of another
-        text = text.replace(THINK_OPEN, "").replace(THINK_CLOSE, "")
-    return text
+    if THINK_OPEN not in text and THINK_CLOSE not in text:
+        return text
+    kept: list[str] = []
+    for letter in text:  # one by one: taking a tag out may join the halves of another
+        kept.append(letter)
+        if letter == ">":
+            for tag in (THINK_OPEN, THINK_CLOSE):
+                if kept[-len(tag) :] == list(tag):
+                    del kept[-len(tag) :]
+    return "".join(kept)
 
 
 _ESCAPED = re.compile("[\ud800-\udfff]|<(?=/?think>)")
@@ -207,6 +235,10 @@ def _as_dotted(name: str) -> str:
     return ".".join(map(_as_identifier, name.split(".")))
 
 
+def _loosely(name: str) -> str:
+    return _as_dotted(name.strip()).casefold()
+
+
 def _nfkc(name: str) -> str:
     return unicodedata.normalize("NFKC", name)
 
@@ -216,13 +248,14 @@ def _renamed(names: Iterable[str], is_fine: Any, spelt: Any) -> tuple[dict[str, 
     names = tuple(names)
     shown = {name: name for name in names if is_fine(name)}
     taken = dict(shown)
+    numbers: dict[str, int] = {}  # the next one to try: from 2 for each name, many alike would take quadratic time
     for name in names:
         if name not in shown:
             candidate = base = spelt(name)
-            number = 2
             while candidate in taken:
+                number = numbers.get(base, 2)
                 candidate = f"{base}_{number}"
-                number += 1
+                numbers[base] = number + 1
             shown[name] = candidate
             taken[candidate] = name
     return shown, taken

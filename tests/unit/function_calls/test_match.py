@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from components.function_calls.match import REASONS, match
+from components.function_calls.parse import MAX_CALLS
 from components.function_calls.record import Call, Tool
 from tests.unit.function_calls.function_call_strategies import json_values, tools_and_calls
 
@@ -141,6 +142,13 @@ def test_duplicate_names_are_matched_as_a_multiset() -> None:
     one, two = Call("f", {"text": "x", "number": 1}), Call("f", {"text": "x", "number": 2})
     assert match([two, one, one], [one, two, one], [TOOL]).ok
     assert match([two, two, one], [one, two, one], [TOOL]).reason == "wrong_value"
+
+
+def test_a_schema_is_asked_once_for_each_value() -> None:
+    """Asked for each pair of calls, this one would take many minutes."""
+    tool = Tool("f", "", {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}] * 250}}})
+    calls = [Call("f", {"a": float("1")}) for _ in range(MAX_CALLS)]
+    assert match(calls, [Call("f", {"a": 1})] * MAX_CALLS, [tool]).reason == "wrong_type"
 
 
 @given(tools_and_calls(), st.data())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+from itertools import groupby, islice, product
 from typing import Any
 
 import pytest
@@ -102,6 +103,76 @@ def test_how_names_are_spelt(name: str, shown: str) -> None:
 def test_a_name_that_is_fine_keeps_it_before_one_that_is_not() -> None:
     names = ToolNames([tool_of("a b", []), tool_of("a-b", []), tool_of("a_b", [])])
     assert [names.shown(name) for name in ("a b", "a-b", "a_b")] == ["a_b_2", "a_b_3", "a_b"]
+
+
+def test_thousands_of_names_spelt_alike_are_numbered() -> None:
+    alike = ["".join(marks) for marks in islice(product("-/ !?+", repeat=7), 60_000)]
+    tools = ToolNames([tool_of("t", alike)])
+    assert len({tools.shown_argument("t", name) for name in alike}) == len(alike)
+    assert tools.shown_argument("t", alike[2]) == f"{tools.shown_argument('t', alike[0])}_3"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "math.sqrt",
+        "math_sqrt",
+        "Get-User Info",
+        "get_user_info",
+        "functions.Get_User_Info",
+        "api.math.sqrt",
+        "MATH.SQRT",
+    ],
+)
+def test_an_offered_tool_is_known_however_it_is_spelt(name: str) -> None:
+    assert ToolNames([tool_of("math.sqrt", []), tool_of("Get-User Info", [])]).offers(name)
+
+
+@pytest.mark.parametrize("name", ["sqrt", "math", "get", "I could use math.sqrt", "", "."])
+def test_another_name_is_not_offered(name: str) -> None:
+    assert not ToolNames([tool_of("math.sqrt", []), tool_of("Get-User Info", [])]).offers(name)
+
+
+# Private-use letters, marks that templates or scanners use, and what looks like our own text.
+ODD = st.sampled_from(
+    ["\ue000" + "1\ue001", "{tools}", "# Functions", "<think>", "\u2028", "\x85", "%s", "{}", "\n", "\\"]
+)
+contents = st.lists(ODD | st.text(max_size=8), min_size=1, max_size=4).map("".join)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["system", "user", "assistant", "tool"]), contents), max_size=5),
+    contents,
+    st.lists(st.tuples(tool_names, contents, argument_names), max_size=4, unique_by=lambda tool: tool[0]),
+)
+def test_question_and_tools_stand_in_the_prompt_once(
+    history: list[tuple[Any, str]], question: str, drawn: list[tuple[str, str, str]]
+) -> None:
+    messages = [Message(role, f"said {i}: {text}") for i, (role, text) in enumerate([*history, ("user", question)])]
+    tools = [
+        Tool(name, f"tool {i}: {text}", {"type": "object", "properties": {argument: {"description": text}}})
+        for i, (name, text, argument) in enumerate(drawn)
+    ]
+    prompt = build_prompt(messages, tools).messages
+    roles = [message["role"] for message in prompt]
+    assert roles == [role for role, _ in groupby(roles)]
+    whole = "\0".join(message["content"] for message in prompt)
+    assert [whole.count(message.content) for message in messages] == [1] * len(messages)
+    assert whole.endswith(messages[-1].content)
+    start = prompt[0]["content"].index("# Functions\n") + len("# Functions\n")
+    shown = json.JSONDecoder().raw_decode(prompt[0]["content"], start)[0]
+    names = ToolNames(tools)
+    assert [(tool["name"], tool["description"]) for tool in shown] == [
+        (names.shown(tool.name), tool.description) for tool in tools
+    ]
+    assert all(whole.count(f"tool {i}: ") == 1 for i in range(len(tools)))
+
+
+def test_tags_that_hold_each_other_are_taken_out() -> None:
+    assert (
+        render_turn("a" + "<thi" * 50_000 + "<think>" + "nk>" * 50_000 + "b</think>", (), None, ToolNames([])).thought
+        == "ab"
+    )
 
 
 def test_a_turn_without_calls_is_the_response() -> None:

@@ -14,7 +14,7 @@ import pytest
 from components.function_calls.formats import read_records
 from components.function_calls.match import match
 from components.function_calls.parse import parse_turn
-from components.function_calls.prompt import build_prompt, render_turn
+from components.function_calls.prompt import ToolNames, build_prompt, render_turn
 from components.function_calls.record import Record, record_from_json, record_to_json
 from components.function_calls.tool_schema import check_arguments
 
@@ -49,6 +49,17 @@ def test_every_record_goes_the_whole_way(file: str, number: int) -> None:
         tools = {tool.name: tool for tool in record.tools}
         assert not [fault for call in record.answers if (fault := check_arguments(call, tools[call.name]))], record.id
         assert record_from_json(record_to_json(record)) == record
+
+
+def test_nothing_that_people_and_assistants_say_reads_as_a_call() -> None:
+    read = 0
+    for record in records_of("fc_train.jsonl.gz"):
+        names = ToolNames(record.tools)
+        said = [message.content for message in record.messages if message.role != "tool" and message.content.strip()]
+        for text in [*said, *filter(None, [record.response])]:
+            read += 1
+            assert parse_turn(f"<think></think>\n{text}", names).is_text, (record.id, text)
+    assert read > 4_000
 
 
 def test_no_record_matches_the_gold_of_another() -> None:
