@@ -4,7 +4,8 @@ The leaderboard decodes what prompting models write more leniently than our trai
 missing brackets are added, back quotes taken off, variables read as strings, positional arguments dropped, arithmetic
 computed. Scores follow the leaderboard, so that the official tool gives the same on our generations. Two things differ,
 since model output is never evaluated here: of arithmetic only numbers are computed and literals joined (`3*4`,
-`"a" + "b"`), where the official eval() takes any expression that runs (`max(1, 2)*3`); and a text has a longest length.
+`"a" + "b"`), where the official eval() takes any expression that runs (`max(1, 2)*3`); and texts and computed integers
+have a largest size, so that each step of the arithmetic takes bounded time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 LONGEST = 100_000  # characters; no answer within max_new_tokens comes near
-_LARGEST_POWER = 1_000  # bits
+LARGEST = 1_000  # bits of an integer that is computed, or computed with
 
 
 def decode(text: str) -> list[dict[str, Any]] | None:
@@ -33,9 +34,11 @@ def decode(text: str) -> list[dict[str, Any]] | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # odd escapes in model output are nobody's to mend
             body = ast.parse(text.strip().strip("'"), mode="eval").body
-        if type(body) is not ast.List or not all(type(item) is ast.Call for item in body.elts):
+        # Behind a comment the bracket added at the end closes nothing: `[f](a=1) #` is a call, `[f](), g() #` a tuple.
+        items = [body] if isinstance(body, ast.Call) else getattr(body, "elts", [None])
+        if not all(type(item) is ast.Call for item in items):
             return None
-        return [_call(item) for item in body.elts if isinstance(item, ast.Call)]
+        return [_call(item) for item in items]
     except (SyntaxError, ValueError, TypeError, ArithmeticError, RecursionError, MemoryError):
         return None
 
@@ -82,7 +85,7 @@ def _computed(node: ast.expr) -> Any:
             operands = _computed(left), _computed(right)
             if type(kind) is not ast.Add and not all(isinstance(item, int | float | complex) for item in operands):
                 raise ValueError("no numbers")  # "a" * 10**9
-            return _ARITHMETIC[type(kind)](*operands)
+            return _bounded(_ARITHMETIC[type(kind)](*map(_bounded, operands)))
         case ast.UnaryOp(ast.USub(), operand):
             return -_computed(operand)
         case ast.UnaryOp(ast.UAdd(), operand):
@@ -90,8 +93,14 @@ def _computed(node: ast.expr) -> Any:
     return ast.literal_eval(node)
 
 
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int) and value.bit_length() > LARGEST:
+        raise ValueError("an integer of any size")  # thousands of factors 9**300
+    return value
+
+
 def _power(base: Any, exponent: Any) -> Any:
-    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > _LARGEST_POWER:
+    if isinstance(base, int) and isinstance(exponent, int) and base.bit_length() * exponent > LARGEST:
         raise ValueError("a power of any size")  # 9**9**9
     return base**exponent
 
