@@ -52,7 +52,7 @@ class User:
         raise AssertionError("the services did not start")
 
     def leave(self) -> None:
-        self.process.communicate("", timeout=30)
+        self.process.communicate("", timeout=100)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def _servers(folder: Path) -> list[int]:
     return found
 
 
-def _wait_until(condition: Any, seconds: float = 15) -> None:
+def _wait_until(condition: Any, seconds: float = 100) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come true in time"

@@ -98,19 +98,19 @@ turns = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(turns)
 def test_agrees_on_texts_like_calls(text):
     assert decode(text) == decode_officially(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="[](){}=,.'\"`\\ \nfa1:#", max_size=30))
 def test_agrees_on_noise(text):
     assert decode(text) == decode_officially(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=60))
 def test_never_raises(text):
     decode(text)
@@ -128,7 +128,7 @@ arithmetic = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(arithmetic)
 def test_arithmetic_agrees(text):
     assert repr(decode(f"[f(a={text})]")) == repr(decode_officially(f"[f(a={text})]"))

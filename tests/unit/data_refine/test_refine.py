@@ -288,7 +288,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(lines=LINES)
 def test_every_line_is_accounted_for_once(tmp_path_factory: pytest.TempPathFactory, lines: list[Any]) -> None:
     lines = [record(100), *lines]

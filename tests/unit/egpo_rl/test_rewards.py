@@ -104,7 +104,7 @@ def test_graded(answer, of, reward):
 
 
 @given(st.text(alphabet='<think>/[]()=,"\\ \nfgetcityRomdays12', max_size=80), st.sampled_from([ONE, TWO, NONE]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_text_breaks_a_reward(text, of):
     for reward in REWARDS.values():
         given = reward(text, True, of, NAMES)

@@ -68,7 +68,7 @@ def tokenizer(request: pytest.FixtureRequest):
 
 
 @given(thought=TEXT, answer=TEXT)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_turn_survives_encoding_and_its_mask_is_found_again(tokenizer, thought, answer):
     turn = TurnText(thought, answer)
     encoded = tokens.encode_turn(tokenizer, turn)
@@ -79,7 +79,7 @@ def test_a_turn_survives_encoding_and_its_mask_is_found_again(tokenizer, thought
 
 
 @given(thought=TEXT, answer=TEXT)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_mask_of_a_turn_encoded_in_one_piece_covers_the_tags_and_no_whole_token_more(merging, thought, answer):
     text = TurnText(thought, answer).text
     ids = merging.encode(text, add_special_tokens=False)

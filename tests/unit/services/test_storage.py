@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -56,14 +55,13 @@ def test_without_credentials_the_variables_are_named(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("endpoint", ["localhost:9000", "nonsense", "http://"])
+@pytest.mark.usefixtures("no_pauses")
 def test_an_endpoint_that_is_no_address_is_named(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
-    started = time.monotonic()
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL_S3"):
         storage.check_bucket("s3://bucket/x")
-    assert time.monotonic() - started < 10
 
 
 def test_what_is_uploaded_leaves_out_hidden_and_skipped_files(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import time
 from pathlib import Path
 
 import pytest
@@ -43,13 +42,12 @@ def test_without_a_server_everything_is_accepted_and_nothing_happens(monkeypatch
         ("ftp://user:private@host", "'ftp://host' is no http"),
     ],
 )
+@pytest.mark.usefixtures("no_pauses")
 def test_a_server_that_cannot_be_is_named_at_once(uri: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    started = time.monotonic()
     with pytest.raises(InputError, match=said) as error, tracking.open_tracker(RunSettings(), "stage"):
         pass
     assert "private" not in str(error.value)
-    assert time.monotonic() - started < 10
 
 
 def test_what_is_no_mlflow_server_is_named_at_once() -> None:
@@ -119,13 +117,12 @@ def test_a_server_that_fails_is_named() -> None:
 
 
 @pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.usefixtures("no_pauses")
 def test_a_server_that_wants_a_login_is_named_at_once(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with http_server(status) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
-        started = time.monotonic()
         with (
             pytest.raises(InputError, match=f"{server.url} refused.*{status}.*check MLFLOW_TRACKING_TOKEN"),
             tracking.open_tracker(RunSettings(), "stage"),
         ):
             pass
-        assert time.monotonic() - started < 15
