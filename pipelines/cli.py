@@ -95,7 +95,8 @@ def run(
     try:
         run_here(Request(run_id=run_id, profile=profile, settings=settings), console)
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt | CallforgeError) and (RUNS / run_id / "run.json").exists():
+        begun = _exists(RUNS / run_id / "run.json")
+        if begun and isinstance(error, KeyboardInterrupt | CallforgeError):
             console.print(f"`callforge run --run-id {run_id}` goes on where it stopped")
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED) from None
@@ -267,7 +268,7 @@ def ui() -> None:
     from pipelines.embedded import embedded_services
     from pipelines.local import SERVICES
 
-    with embedded_services(SERVICES.resolve()) as environment:
+    with embedded_services(SERVICES) as environment:
         if not environment:
             raise InputError("ui: MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL_S3 are set: open those")
         address = server_name(environment.get("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "")))
@@ -299,7 +300,7 @@ def _run_stage(
     given = {name: value for name, value in parameters.items() if value is not None}
     assigned = dict(read_assignment(text) for text in changes or [])
     settings = resolve_settings(default, find_profile(profile).settings, given, assigned)
-    found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not path.exists()]
+    found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not _exists(path)]
     if found := found + problems(settings, (stage.section,), here=True):
         raise InputError("\n".join(found))
 
@@ -315,13 +316,17 @@ def _run_stage(
 def _own_run(stage: str, out: Path) -> str:
     """The run of a stage by itself: another for every folder and machine, lest it overwrite what others have in S3 and
     MLflow, and the same one when the command is given again."""
-    place = os.fsencode(f"{os.uname().nodename}:{out.resolve()}")
+    place = os.fsencode(f"{os.uname().nodename}:{os.path.realpath(out)}")  # Path.resolve raises for circles of links
     return f"{stage}-{hashlib.sha256(place).hexdigest()[:8]}"
 
 
 def _local_path(value: str | None) -> str | None:
     """An existing path made absolute: stages run elsewhere than the caller."""
-    return str(expand_home(value).resolve()) if value and expand_home(value).exists() else value
+    return str(expand_home(value).resolve()) if value and _exists(expand_home(value)) else value
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises for a name that is too long
 
 
 def main() -> None:

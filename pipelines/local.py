@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from typing import Any
 from rich.table import Table
 
 from components.errors import CallforgeError, InputError, WorkError
-from components.files import write_json
+from components.files import read_json, write_json
 from components.sections import read_section
 from components.services.events import PROGRESS_FILE
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
@@ -32,9 +32,10 @@ from components.stages.catalogue import NAMES
 from components.stages.folder import ERROR
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from pipelines.console import Console
-from pipelines.embedded import ARTIFACT_ROOT, embedded_services
+from pipelines.embedded import embedded_services
 from pipelines.local_pipeline import KFP_ROOT, PIPELINE, REQUEST
 from pipelines.profiles import Profile, find_profile
+from pipelines.seaweedfs import ARTIFACT_ROOT
 from pipelines.terminal import Terminal
 
 HOME = Path(".callforge")
@@ -71,12 +72,12 @@ def run_here(request: Request, console: Console) -> Path:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the stage at work was asked to stop, and waited for.
     """
     read_section(RunSettings, {"run_id": request.run_id}, "run")  # it becomes a path
-    folder = (RUNS / request.run_id).resolve()
+    folder = Path(os.path.realpath(RUNS / request.run_id))  # Path.resolve raises for links that go in circles
     profile, settings = _resolve(folder, request)  # before anything is written or started
-    with sole_run(folder), _terminated_as_interrupted():
+    with _own(folder), _terminated_as_interrupted():
         _say_changes(folder, settings, console)
         console.print(f"run {request.run_id}  profile {profile.name}  {shown(folder)}", style="bold")
-        with embedded_services(SERVICES.resolve()) as environment:
+        with embedded_services(SERVICES) as environment:
             if "AWS_ENDPOINT_URL_S3" in environment and not settings.run.artifact_root:
                 settings = resolve_settings(settings.model_dump(mode="json"), {"run.artifact_root": ARTIFACT_ROOT})
             values = settings.model_dump(mode="json")
@@ -84,6 +85,22 @@ def run_here(request: Request, console: Console) -> Path:
             _run_pipeline(folder, _step_environment(folder, environment), console)
             _show_result(folder, settings, {**os.environ, **environment}, console)
     return folder
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """Hold the run directory alone, without what an earlier attempt left for those who watched it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(sole_run(folder))
+            for name in (PROGRESS, *(f"{stage}/{ERROR}" for stage in NAMES)):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"{folder}: it cannot be the directory of a run ({error.strerror}: {error.filename}); name another run "
+                "id, or remove what is there"
+            ) from None
+        yield
 
 
 def shown(path: Path) -> str:
@@ -108,11 +125,15 @@ def _resolve(folder: Path, request: Request) -> tuple[Profile, Settings]:
 
 def _remembered(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / REQUEST).read_text("utf-8")))
+        request = read_json(folder / REQUEST)
+        if isinstance(request.get("profile"), str) and isinstance(request.get("settings"), dict):
+            return request
+        reason = f"{folder / REQUEST}: it does not hold a run's profile and settings"
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise InputError(f"{folder / REQUEST}: cannot be read ({error}); name another run id") from None
+    except InputError as error:
+        reason = str(error)
+    raise InputError(f"{reason}; name another run id, or remove it")
 
 
 def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
@@ -120,7 +141,8 @@ def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
     remembered = _remembered(folder).get("settings")
     if remembered is None:
         return
-    before, now = (dict(_flat(values)) for values in (remembered, settings.model_dump(mode="json")))
+    now = dict(_flat(settings.model_dump(mode="json")))
+    before = {name: value for name in now for value in _found(remembered, name.split("."))}
     changed = [name for name in now if (name, now[name]) not in before.items() and name != "run.artifact_root"]
     for name in changed:
         earlier = f"was {before[name]}, is" if name in before else "is new since this run began:"
@@ -138,6 +160,15 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{name}", value
 
 
+def _found(values: Any, names: list[str]) -> list[Any]:
+    """The value at that place of nested objects, in a list; an empty one where there is none."""
+    for name in names:
+        if not isinstance(values, dict) or name not in values:
+            return []
+        values = values[name]
+    return [values]
+
+
 def _step_environment(folder: Path, services: Mapping[str, str]) -> dict[str, str]:
     """What the pipeline and its steps see: the services, the run directory, and this very Python first."""
     ours = {RUN_FOLDER: str(folder), PROGRESS_FILE: str(folder / PROGRESS), "PYTHONUNBUFFERED": "1"}
@@ -151,10 +182,7 @@ def _step_environment(folder: Path, services: Mapping[str, str]) -> dict[str, st
 
 
 def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -> None:
-    (folder / PROGRESS).unlink(missing_ok=True)
     shutil.rmtree(folder / KFP_ROOT, ignore_errors=True)  # KFP's own files: copies of pages, parameters
-    for stage in NAMES:  # an error of an earlier attempt is not one of this
-        (folder / stage / ERROR).unlink(missing_ok=True)
     with (folder / LOG).open("a", encoding="utf-8") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.local_pipeline", str(folder)],
@@ -165,7 +193,7 @@ def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -
         with Terminal(console, folder / PROGRESS) as terminal:
             process.wait()
         if process.returncode:
-            raise _failure(folder, terminal)
+            raise failure(folder, terminal.stage, terminal.failure)
     except KeyboardInterrupt:
         (folder / STOP).touch()
         _stop(process, console)
@@ -183,16 +211,21 @@ def _stop(process: subprocess.Popen[bytes], console: Console) -> None:
         process.wait(STOP_SECONDS)
 
 
-def _failure(folder: Path, terminal: Terminal) -> CallforgeError:
-    """KFP says only that a task failed; the stage left its reason, unless it was killed or had no disk to write to."""
-    for stage in NAMES:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            error = json.loads((folder / stage / ERROR).read_text("utf-8"))
-            return StageFailedError(f"{stage}: {error['message']}", int(error["exit_code"]))
-    stage = terminal.stage or PIPELINE
+def failure(folder: Path, stage: str, reason: str) -> CallforgeError:
+    """What ended a run. KFP knows only which task failed; the stage left its reason in error.json, unless it was killed
+    or had no disk to write to.
+
+    Args:
+        stage, reason: of the last event, "" where there was none.
+    """
+    for name in NAMES:
+        with suppress(OSError, InputError, LookupError, ValueError, TypeError):
+            error = read_json(folder / name / ERROR)
+            return StageFailedError(f"{name}: {error['message']}", int(error["exit_code"]))
+    stage = stage or PIPELINE
     log = f"its log is {shown(folder / LOG)}"
-    if terminal.failure:
-        return WorkError(f"{stage}: {terminal.failure}; {log}")
+    if reason:
+        return WorkError(f"{stage}: {reason}; {log}")
     for place in (folder, Path(tempfile.gettempdir())):
         if (free := shutil.disk_usage(place).free) < FULL:
             return WorkError(f"{stage}: the disk is full ({free / 1e6:.0f} MB free in {place}); make room, and {log}")

@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from components.errors import WorkError
-from pipelines import embedded
+from pipelines import embedded, seaweedfs, supervisor
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 USER = """
@@ -96,15 +96,13 @@ def test_killed_users_leave_no_servers_and_lose_no_data(tmp_path: Path) -> None:
     user = User(tmp_path, **S3_ALONE)
     environment = user.environment()
     assert "MLFLOW_TRACKING_URI" not in environment
-    _s3(environment).put_object(Bucket=embedded.BUCKET, Key="kept", Body=b"x" * 3_000_000)
+    _s3(environment).put_object(Bucket=seaweedfs.BUCKET, Key="kept", Body=b"x" * 3_000_000)
     user.process.kill()
     _wait_until(lambda: not _servers(tmp_path))
 
-    started = time.monotonic()
     second = User(tmp_path, **S3_ALONE)
     environment = second.environment()
-    assert time.monotonic() - started < 15, "SeaweedFS waits for an election again"
-    assert _s3(environment).get_object(Bucket=embedded.BUCKET, Key="kept")["Body"].read() == b"x" * 3_000_000
+    assert _s3(environment).get_object(Bucket=seaweedfs.BUCKET, Key="kept")["Body"].read() == b"x" * 3_000_000
 
     # Killed in the worst order: the supervisor, then the user. The next start ends the orphans.
     os.kill(json.loads((tmp_path / embedded.STATE).read_text())["supervisor"], signal.SIGKILL)
@@ -112,9 +110,81 @@ def test_killed_users_leave_no_servers_and_lose_no_data(tmp_path: Path) -> None:
     assert _servers(tmp_path)
     third = User(tmp_path, **S3_ALONE)
     environment = third.environment()
-    assert _s3(environment).head_object(Bucket=embedded.BUCKET, Key="kept")["ContentLength"] == 3_000_000
+    assert _s3(environment).head_object(Bucket=seaweedfs.BUCKET, Key="kept")["ContentLength"] == 3_000_000
+    assert _sockets(tmp_path)
     third.leave()
-    assert not _servers(tmp_path)
+    assert not _servers(tmp_path) and not _sockets(tmp_path)
+
+
+def test_junk_that_an_earlier_start_seems_to_have_left_is_passed_over(tmp_path: Path) -> None:
+    for name in (embedded.STATE, supervisor.PORTS, seaweedfs.IDENTITIES):
+        (tmp_path / name).write_text('[{"supervisor": 1}]')
+    user = User(tmp_path, **S3_ALONE)
+    _s3(user.environment()).put_object(Bucket=seaweedfs.BUCKET, Key="still", Body=b"there")
+    user.leave()
+
+
+def _sockets(folder: Path) -> list[Path]:
+    """Those of the folder's SeaweedFS in /tmp."""
+    numbers = {str(port + seaweedfs.GRPC) for port in supervisor.known_ports(folder).values()}
+    return [path for path in Path("/tmp").glob("seaweedfs-*.sock") if path.stem.split("-")[-1] in numbers]
+
+
+# Run as another user of the machine, so imports stand before the change. Prints what every request was answered with.
+STRANGER = """
+import http.client, json, os, socket, ssl, sys
+ports = json.loads(sys.argv[1])
+if os.geteuid() == 0:
+    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+REQUESTS = {
+    "filer": ["GET /buckets/callforge/", "GET /buckets/callforge/kept", "PUT /buckets/callforge/new",
+              "POST /buckets/callforge/new", "DELETE /buckets/callforge/kept",
+              "DELETE /buckets/callforge?recursive=true"],
+    "master": ["GET /dir/status", "GET /dir/assign", "GET /dir/lookup?volumeId=1", "GET /vol/grow?count=1",
+               "POST /submit", "GET /col/delete?collection=callforge"],
+    "volume": ["GET /1,01637037d6", "PUT /1,01637037d6", "DELETE /1,01637037d6", "GET /stats/disk"],
+    "s3": ["GET /", "GET /callforge", "GET /callforge/kept", "PUT /callforge/new", "DELETE /callforge/kept"],
+}
+answers = {}
+for part, requests in REQUESTS.items():
+    for request in requests:
+        connection = http.client.HTTPConnection("127.0.0.1", ports[part], timeout=20)
+        connection.request(*request.split(), body=b"x" if request[0] == "P" else None)
+        answers[part + " " + request] = connection.getresponse().status
+PREFACE = b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+context.set_alpn_protocols(["h2"])
+for part in REQUESTS:
+    for name, wrap in (("plain", lambda raw: raw), ("TLS", context.wrap_socket)):
+        try:
+            raw = socket.create_connection(("127.0.0.1", ports[part] + 10_000), timeout=20)
+            with raw, wrap(raw) as connection:
+                connection.sendall(PREFACE)
+                answer = connection.recv(9)
+        except OSError:
+            answer = b""
+        answers[part + " gRPC " + name] = "spoken" if answer[3:4] == bytes([4]) else "refused"
+print(json.dumps(answers))
+"""
+
+
+def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[str, str], _servers_folder: Path) -> None:
+    """List, read, write and delete, on every port that SeaweedFS opens: filer, master, volume, S3, and their gRPC."""
+    store = _s3(services)
+    store.put_object(Bucket=seaweedfs.BUCKET, Key="kept", Body=b"mine")
+    ports = supervisor.known_ports(_servers_folder)
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, json.dumps(ports)], cwd="/", capture_output=True, text=True, check=True
+    )
+    answers = json.loads(done.stdout)
+    assert len(answers) == 29
+    open_doors = {request: answer for request, answer in answers.items() if answer not in (401, 403, 404, "refused")}
+    assert open_doors == {}
+    assert store.get_object(Bucket=seaweedfs.BUCKET, Key="kept")["Body"].read() == b"mine"
+    assert "new" not in [entry["Key"] for entry in store.list_objects_v2(Bucket=seaweedfs.BUCKET)["Contents"]]
+    for path in _sockets(_servers_folder):
+        assert path.stat().st_mode & 0o022 == 0, "who may write to a socket may connect"
 
 
 def test_users_share_the_services_and_the_last_one_ends_them(tmp_path: Path) -> None:
@@ -123,7 +193,7 @@ def test_users_share_the_services_and_the_last_one_ends_them(tmp_path: Path) -> 
     second = User(tmp_path, **S3_ALONE)
     assert second.environment() == environment
     first.leave()
-    _s3(environment).put_object(Bucket=embedded.BUCKET, Key="still", Body=b"there")
+    _s3(environment).put_object(Bucket=seaweedfs.BUCKET, Key="still", Body=b"there")
     second.leave()
     assert not _servers(tmp_path)
 
@@ -131,8 +201,9 @@ def test_users_share_the_services_and_the_last_one_ends_them(tmp_path: Path) -> 
 def test_secrets_are_for_the_owner_alone(services: dict[str, str], _servers_folder: Path) -> None:
     secret = json.loads((_servers_folder / embedded.STATE).read_text())["environment"]["AWS_SECRET_ACCESS_KEY"]
     assert _servers_folder.stat().st_mode & 0o077 == 0
+    key = (_servers_folder / seaweedfs.KEY).read_text()
     for path in _servers_folder.glob("*.*"):
-        if path.is_file() and secret in path.read_text(errors="replace"):
+        if path.is_file() and any(text in path.read_text(errors="replace") for text in (secret, key)):
             assert path.stat().st_mode & 0o077 == 0, path
     for process in Path("/proc").glob("[0-9]*"):
         try:
