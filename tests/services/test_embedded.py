@@ -132,7 +132,7 @@ def _sockets(folder: Path) -> list[Path]:
 
 # Run as another user of the machine, so imports stand before the change. Prints what every request was answered with.
 STRANGER = """
-import http.client, json, os, socket, ssl, sys
+import encodings.idna, http.client, json, os, socket, ssl, sys
 ports = json.loads(sys.argv[1])
 if os.geteuid() == 0:
     os.setgroups([]); os.setgid(65534); os.setuid(65534)
@@ -174,9 +174,9 @@ def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[st
     store = _s3(services)
     store.put_object(Bucket=seaweedfs.BUCKET, Key="kept", Body=b"mine")
     ports = supervisor.known_ports(_servers_folder)
-    done = subprocess.run(
-        [sys.executable, "-c", STRANGER, json.dumps(ports)], cwd="/", capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", STRANGER, json.dumps(ports)]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
     assert len(answers) == 29
     open_doors = {request: answer for request, answer in answers.items() if answer not in (401, 403, 404, "refused")}

@@ -125,9 +125,8 @@ def test_what_fails_in_kfp_itself_is_told(folder: Path) -> None:
     (folder / ".lock").touch()
     progress = folder / "progress.jsonl"
     environment = {RUN_FOLDER: str(folder), PROGRESS_FILE: str(progress), "PYTHONPATH": str(ROOT)}
-    holder = (
-        "import fcntl, subprocess, sys; lock = open(sys.argv[1] + '/.lock', 'r+'); fcntl.flock(lock, fcntl.LOCK_EX);"
-    )
+    holder = "import fcntl, subprocess, sys; lock = open(sys.argv[1] + '/.lock', 'r+')\n"
+    holder += "fcntl.flock(lock, fcntl.LOCK_EX)\n"
     holder += "sys.exit(subprocess.call([sys.executable, '-m', 'pipelines.local_pipeline', sys.argv[1]]))"
     done = subprocess.run(
         [sys.executable, "-c", holder, str(folder)], env=os.environ | environment, capture_output=True, text=True
