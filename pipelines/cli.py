@@ -60,7 +60,8 @@ Model = Annotated[str, typer.Argument(help="Registered model.")]
 @app.command()
 def run(
     profile: Annotated[
-        str | None, typer.Option(help="Named recipe: demo, gpu, gpu8, paper. (default: demo, or what the run had)")
+        str | None,
+        typer.Option(help="Named recipe: demo, gpu, gpu8, paper, paper-lora. (default: demo, or what the run had)"),
     ] = None,
     data: Data = None,
     data_format: DataFormat = None,
@@ -197,7 +198,7 @@ def upload(endpoint: Endpoint, namespace: Namespace = None) -> None:
 @app.command()
 def submit(
     endpoint: Endpoint,
-    profile: Annotated[str, typer.Option(help="Cluster profile: gpu, gpu8 or paper.")] = "gpu",
+    profile: Annotated[str, typer.Option(help="Cluster profile: gpu, gpu8, paper or paper-lora.")] = "gpu",
     parameter: Annotated[
         list[str] | None, typer.Option("--parameter", metavar="NAME=VALUE", help="Run parameter, e.g. data=s3://...")
     ] = None,

@@ -56,7 +56,9 @@ def prepare_step(task: Any, name: str, profile: Profile) -> Any:
     resources = profile.resources[name]
     from kfp import kubernetes
 
-    if resources.gpus:  # a lost node: the new pod goes on from the checkpoint in S3, where there is one
+    # For errors that pass, such as a GPU fault: the new pod goes on from the checkpoint in S3. A lost node or an
+    # evicted pod is not retried: KFP emits no retry policy, and Argo then retries failed containers only.
+    if resources.gpus:
         task.set_retry(num_retries=2, backoff_duration="60s")
     task.set_cpu_request(resources.cpu).set_cpu_limit(resources.cpu)
     task.set_memory_request(resources.memory).set_memory_limit(resources.memory)

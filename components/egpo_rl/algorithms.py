@@ -11,6 +11,7 @@ Dr.GRPO (2503.20783), k3 (Schulman, "Approximating KL divergence", 2020), trunca
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 BonusForm = Literal["paper", "clipped"]
 Aggregation = Literal["token", "sequence", "constant"]
 STD_EPSILON = 1e-6
+LARGEST_LOG_RATIO = 20.0  # of two probabilities of a token; verl clamps there, and float32 overflows at 88
 
 
 def group_advantages(rewards: Tensor, scale: bool = True) -> Tensor:
@@ -86,7 +88,8 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Tensor]:
     """PPO's loss per token, `-min(rho*A, clip(rho, 1-clip_low, 1+clip_high)*A)`, `rho = exp(logp - old_logp)`.
 
-    Equal bounds are GRPO's, `clip_high` above `clip_low` is DAPO's clip-higher (2503.14476, eq. 10).
+    Equal bounds are GRPO's, `clip_high` above `clip_low` is DAPO's clip-higher (2503.14476, eq. 10). Beyond e^20 `rho`
+    goes on along its tangent: a negative advantage still pulls it down, by a finite gradient.
 
     Args:
         logp, old_logp, advantages: [T]; only `logp` carries a gradient.
@@ -94,7 +97,9 @@ def clipped_surrogate(
     Returns:
         loss [T], and [T] true where the clip cut the gradient off.
     """
-    ratio = torch.exp(logp - old_logp)
+    difference = logp - old_logp
+    excess = _beyond_largest(difference)
+    ratio = torch.exp(difference - excess) * (1 + excess)
     clipped = torch.clamp(ratio, 1 - clip_low, 1 + clip_high)
     loss = -torch.minimum(ratio * advantages, clipped * advantages)
     cut = ((ratio < 1 - clip_low) & (advantages < 0)) | ((ratio > 1 + clip_high) & (advantages > 0))
@@ -102,9 +107,22 @@ def clipped_surrogate(
 
 
 def k3_divergence(logp: Tensor, reference_logp: Tensor) -> Tensor:
-    """Schulman's k3 estimate of KL(pi || pi_ref) per token, `exp(d) - d - 1` with `d = reference_logp - logp`; >= 0."""
+    """Schulman's k3 estimate of KL(pi || pi_ref) per token, `exp(d) - d - 1` with `d = reference_logp - logp`; >= 0.
+
+    Exact up to d = 20, where the policy gives a token e^20 times less than the reference. Beyond, it goes on along its
+    tangent, of slope e^20 - 1: value and gradient stay finite and go on pulling towards the reference, where a clamp
+    would let go. Through expm1, so that a small d does not vanish in rounding (k3 is about d^2 / 2 there).
+
+    Args:
+        logp, reference_logp: [T]; only `logp` carries a gradient.
+    """
     difference = reference_logp - logp
-    return torch.exp(difference) - difference - 1
+    excess = _beyond_largest(difference)
+    return torch.expm1(difference - excess) - difference + math.exp(LARGEST_LOG_RATIO) * excess
+
+
+def _beyond_largest(difference: Tensor) -> Tensor:
+    return (difference - LARGEST_LOG_RATIO).clamp(min=0)
 
 
 def truncated_importance(trainer_logp: Tensor, sampler_logp: Tensor, cap: float) -> Tensor:

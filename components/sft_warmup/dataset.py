@@ -35,11 +35,15 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """What is trained on, what is held out, and how many records were left out and why."""
+    """What is trained on, what is held out, and how many records were left out and why.
+
+    `trainable` counts all records that could be trained on, those included that the steps need not be encoded for.
+    """
 
     training: list[Example]
     held_out: list[Example]
     left_out: Counter[str]
+    trainable: int
 
 
 def read_qualified(path: Path) -> list[Record]:
@@ -84,7 +88,8 @@ def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmup
             f"out{reasons}), and one step wants batch_size={config.batch_size}; give more records, lower batch_size, "
             "or raise max_prompt_tokens and max_turn_tokens"
         )
-    return Examples(training, sorted(usable[:held_out], key=_length), left_out)
+    trainable = len(records) - held_out - left_out.total()
+    return Examples(training, sorted(usable[:held_out], key=_length), left_out, trainable)
 
 
 def _encode(

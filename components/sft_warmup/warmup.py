@@ -44,7 +44,8 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
     """Train an adapter on `inputs["records"]`/qualified.jsonl.gz and write model/ and report.html.
 
     Returns:
-        Numbers of records, the last loss and its parts, the held-out loss before and after.
+        Numbers of records, passes over them (`epochs`, below 1 when the steps do not use them all), the last loss and
+        its parts, the held-out loss before and after.
 
     Raises:
         InputError: the base model or the records cannot be used.
@@ -78,7 +79,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
         "records": len(records),
         "records_left_out": examples.left_out.total(),
         "records_without_thought": sum(not record.cot for record in records),
-        "epochs": config.steps * config.batch_size / max(len(examples.training), 1),
+        "epochs": config.steps * config.batch_size / max(examples.trainable, 1),
     }
     curves = _curves(outputs.folder / METRICS)
     if curves:

@@ -16,7 +16,7 @@ from components.settings import (
     read_assignment,
     resolve_settings,
 )
-from pipelines.profiles import PROFILES
+from pipelines.profiles import PROFILES, find_profile
 
 
 @pytest.mark.parametrize(
@@ -133,6 +133,17 @@ def test_every_profile_is_valid_and_says_its_hardware(name):
     assert PROFILES[name].__doc__
 
 
+def test_the_papers_profile_trains_all_weights_and_its_sibling_an_adapter_at_ten_times_the_rate():
+    full, lora = (resolve_settings(find_profile(name).settings).egpo_rl for name in ("paper", "paper-lora"))
+    assert (full.trained_weights, full.update.learning_rate) == ("all", 1e-6)
+    assert (lora.trained_weights, lora.update.learning_rate) == ("adapter", pytest.approx(1e-5))
+    one, other = (dict(named(deciding_settings(section), "egpo_rl")) for section in (full, lora))
+    assert {name for name in one if one[name] != other[name]} == {
+        *("egpo_rl.trained_weights", "egpo_rl.update.learning_rate"),
+        "egpo_rl.rollout.sampler",  # vLLM takes adapters only
+    }
+
+
 def test_a_bonus_that_could_turn_signs_is_refused():
     resolve_settings({"egpo_rl.algorithm.bonus_weight": 3.0})
     with pytest.raises(InputError, match=r"egpo_rl.algorithm.bonus_form.*bonus_weight 3 must be below bonus_cap 2"):
@@ -155,15 +166,15 @@ KEPT = {
 }
 
 
-def flat(values, prefix):
+def named(values, prefix):
     for name, value in values.items():
-        yield from flat(value, f"{prefix}.{name}") if isinstance(value, dict) else [f"{prefix}.{name}"]
+        yield from named(value, f"{prefix}.{name}") if isinstance(value, dict) else [(f"{prefix}.{name}", value)]
 
 
 @pytest.mark.parametrize("stage", ["data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration"])
 def test_all_settings_decide_the_result_but_those_named_here(stage):
     section = getattr(Settings(), stage)
-    every, deciding = (set(flat(values, stage)) for values in (section.model_dump(), deciding_settings(section)))
+    every, deciding = (set(dict(named(values, stage))) for values in (section.model_dump(), deciding_settings(section)))
     assert every - deciding == {name for name in KEPT if name.startswith(f"{stage}.")}
     assert deciding <= every
     assert extendable_setting(section) == ("steps" if stage == "egpo_rl" else None)

@@ -36,6 +36,7 @@ def test_gradients_are_those_of_one_process(children, tiny_model, make_groups, t
             "trained_weights": trained,
             "update.gradient_checkpointing": recomputed,
             "algorithm.kl_coefficient": kl,
+            "rollout.max_prompt_tokens": longest,
             "update.unique_tokens_per_pass": longest + 20,
         },
     )

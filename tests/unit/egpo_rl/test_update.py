@@ -20,7 +20,7 @@ from tests.unit.egpo_rl.egpo_support import change, gradients, relative_differen
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0], [0.0, 0.0, 0.0, 0.0]]
 WORLD = World()
-SHORT = EgpoRlSettings(rollout=RolloutSettings(max_new_tokens=16))
+SHORT = EgpoRlSettings(rollout=RolloutSettings(max_prompt_tokens=16, max_new_tokens=16))
 
 
 def totals(groups):

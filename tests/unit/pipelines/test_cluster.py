@@ -142,7 +142,7 @@ def test_a_run_is_started_with_its_parameters_and_settings(api):
 @pytest.mark.parametrize(
     ("profile", "parameters", "settings", "word"),
     [
-        ("demo", {}, {}, "gpu, gpu8, paper"),
+        ("demo", {}, {}, "gpu, gpu8, paper, paper-lora"),
         ("gpu", {"date": "x"}, {}, "date"),
         ("gpu", {"settings": "{"}, {}, "no JSON"),
         ("gpu", {"artifact_root": "/tmp/x"}, {}, "run.artifact_root"),

@@ -14,6 +14,7 @@ from components.function_calls.record import record_to_json
 from components.preflight.checks import problems, run
 from components.settings import Settings, resolve_settings
 from components.stages.local_run import RUN_FOLDER
+from pipelines.profiles import CLUSTER_PROFILES, find_profile
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
 from tests.unit.small_servers import HttpServer, http_server, ssh_server
 
@@ -258,6 +259,12 @@ def test_settings_that_contradict_each_other(local):
             assert word in found
     (found,) = problems(settings(egpo_rl__rollout__sampler_urls=["http://x"]), here=True)
     assert "no effect" in found
+
+
+@pytest.mark.parametrize("profile", CLUSTER_PROFILES)
+def test_no_profile_contradicts_itself(profile):
+    given = resolve_settings(find_profile(profile).settings, {"sft_warmup.base_model": "s3://bucket/base"})
+    assert problems(given, ("egpo_rl",), here=False) == []
 
 
 def test_only_the_asked_stages_are_checked():

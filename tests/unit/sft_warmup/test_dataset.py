@@ -58,6 +58,7 @@ def test_records_are_held_out_before_any_is_trained_on(tokenizer, make_records):
     assert not any(example in examples.training for example in examples.held_out)
     again = encode_examples(records, tokenizer, _settings(steps=3))
     assert again.held_out == examples.held_out and again.training == examples.training[:12]
+    assert again.trainable == examples.trainable == 57, "whether the steps use them all or not"
 
 
 def test_long_records_are_left_out_and_counted(tokenizer, make_records):
@@ -69,6 +70,7 @@ def test_long_records_are_left_out_and_counted(tokenizer, make_records):
     assert max(len(example.prompt) for example in examples.training) <= limit
     over = sum(length > limit for length in lengths)
     assert over and examples.left_out == Counter({f"a prompt over {limit} tokens": over})
+    assert examples.trainable == 38 - over
 
 
 def test_too_few_records_are_refused_with_their_number(tokenizer, make_records):

@@ -69,6 +69,7 @@ def test_the_model_learns_and_the_held_out_loss_says_so(finished):
         assert row["loss"] == pytest.approx(0.7 * row["loss_think"] + 0.3 * row["loss_result"])
     assert metrics["loss"] == curves[-1]["loss"] and metrics["records"] == 60 and metrics["records_left_out"] == 0
     assert metrics["records_without_thought"] == 0
+    assert metrics["epochs"] == pytest.approx(12 * 4 / 57), "of the 60 records 3 are held out"
 
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_as_a_cosine(finished):
