@@ -38,7 +38,7 @@ from components.stages.folder import (
 from components.stages.identity import changes, digest, goes_on, identity
 from components.stages.outputs import Outputs
 from components.stages.processes import Processes, joined_processes
-from components.stages.publishing import publish
+from components.stages.publishing import is_published, publish
 
 LONGEST_REASON = 500  # characters of an unexpected error that error.json keeps
 
@@ -124,6 +124,8 @@ def _lead(
     processes.from_leader(_Decision(done=finished.metrics if finished else None, input_digests=digests))
     if finished is not None:
         (folder / ERROR).unlink(missing_ok=True)
+        if run.artifact_root and not is_published(folder / MANIFEST, run, stage.name):
+            publish(folder, folder / MANIFEST, run, stage.name)  # it was made for another place, or for none
         announce(stage.name, "skipped")
         return dict(finished.metrics)
     with open_tracker(run, stage.name) as tracker:

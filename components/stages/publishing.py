@@ -49,6 +49,12 @@ def publish(folder: Path, manifest: Path, run: RunSettings, stage: str) -> str:
     return uri
 
 
+def is_published(manifest: Path, run: RunSettings, stage: str) -> bool:
+    """Whether the pointer of the stage in S3 names this manifest."""
+    folder = f"{run.artifact_root}/{run.run_id}/{stage}"
+    return resolve_published(folder) == published_uri(run, stage, manifest)
+
+
 def resolve_published(uri: str) -> str:
     """The folder that the pointer below `uri` names; `uri` itself where there is no pointer.
 
@@ -70,8 +76,9 @@ def fetch_published(uri: str, folder: Path) -> None:
         raise InputError(f"{uri}: no stage was published there ({POINTER} is missing)")
     name, sha256 = _pointer(uri.rstrip("/"))
     download_folder(f"{uri.rstrip('/')}/{name}", folder)
-    manifest = read_manifest(folder)
-    if manifest is None or sha256_of_file(folder / MANIFEST) != sha256:
+    path = folder / MANIFEST
+    manifest = read_manifest(folder) if path.exists() and sha256_of_file(path) == sha256 else None
+    if manifest is None:
         raise WorkError(f"{uri}/{name}/{MANIFEST}: not the manifest that {POINTER} names; publish the stage again")
     if why := damage(folder, manifest):
         raise WorkError(f"{uri}/{name}: {why}; publish the stage again")

@@ -20,7 +20,7 @@ from components.stages.catalogue import Stage, find_stage
 from components.stages.execution import execute_stage
 from components.stages.folder import verified_manifest
 from components.stages.outputs import Outputs
-from components.stages.publishing import fetch_published
+from components.stages.publishing import fetch_published, resolve_published
 
 MEGABYTE = 2**20
 
@@ -166,3 +166,65 @@ def test_a_stage_lies_in_s3_with_its_manifest(root: str, tmp_path: Path, monkeyp
     manifest = verified_manifest(tmp_path / "copy")
     assert manifest is not None
     assert manifest == verified_manifest(tmp_path / "stage")
+
+
+def test_nobody_sees_an_object_of_an_earlier_attempt(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `trained_weights=all` in a run that had an adapter, whoever imports the model finds the whole one."""
+
+    def function(config: DataRefineSettings, inputs: Any, outputs: Outputs) -> dict[str, float]:
+        name = "adapter_model.safetensors" if config.seed == 0 else "model.safetensors"
+        (outputs.folder / name).write_text(name)
+        return {}
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run, places = RunSettings(run_id="two", artifact_root=root), []
+    for seed in (0, 1):
+        execute_stage(
+            _stage(function, "*.safetensors"), DataRefineSettings(seed=seed), {}, tmp_path / "s", run, replace=True
+        )
+        places.append(resolve_published(f"{root}/two/data_refine"))
+    assert places[0] != places[1]
+    assert "adapter_model.safetensors" in storage.names_below(places[0]), "whoever reads the first one may go on"
+    fetch_published(f"{root}/two/data_refine", tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").glob("*.safetensors")} == {"model.safetensors"}
+
+
+def test_finished_work_is_published_where_the_run_wants_it(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def function(config: Any, inputs: Any, outputs: Outputs) -> dict[str, float]:
+        (outputs.folder / "result.txt").write_text("x")
+        return {}
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    for run in (RunSettings(run_id="three"), RunSettings(run_id="three", artifact_root=root)):
+        execute_stage(_stage(function, "result.txt"), DataRefineSettings(), {}, tmp_path / "s", run)
+    fetch_published(f"{root}/three/data_refine", tmp_path / "copy")
+    assert (tmp_path / "copy/result.txt").read_text() == "x"
+
+
+@pytest.mark.parametrize("damage", ["file", "missing", "manifest", "pointer"])
+def test_a_reader_verifies_what_the_pointer_names(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    def function(config: Any, inputs: Any, outputs: Outputs) -> dict[str, float]:
+        (outputs.folder / "result.txt").write_text("x")
+        return {}
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run = RunSettings(run_id="four", artifact_root=root)
+    execute_stage(_stage(function, "result.txt"), DataRefineSettings(), {}, tmp_path / "s", run)
+    client = storage.s3_client()
+    bucket, key = storage.split_uri(resolve_published(f"{root}/four/data_refine"))
+    if damage == "file":
+        client.put_object(Bucket=bucket, Key=f"{key}/result.txt", Body=b"y")
+    elif damage == "missing":
+        client.delete_object(Bucket=bucket, Key=f"{key}/result.txt")
+    elif damage == "manifest":
+        client.put_object(Bucket=bucket, Key=f"{key}/manifest.json", Body=b"{}")
+    else:
+        client.put_object(Bucket=bucket, Key=f"{key.rpartition('/')[0]}/current.json", Body=b'{"folder": "../x"}')
+    with pytest.raises((InputError, WorkError), match=r"other bytes|cannot be read|not the manifest|not the pointer"):
+        fetch_published(f"{root}/four/data_refine", tmp_path / "copy")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Mapping
@@ -22,7 +24,7 @@ from components.egpo_rl.distributed import open_world
 from components.egpo_rl.rewards import Reward
 from components.egpo_rl.sharding import shard_model, whole
 from components.egpo_rl.update import Learner, join_sums, make_batch, recompute_activations
-from components.errors import CallforgeError
+from components.errors import CallforgeError, InputError
 from components.function_calls.prompt import PROMPT_VERSION
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import attach_adapter
@@ -31,6 +33,8 @@ from components.language_models.model_directory import BaseModelReference, Model
 from components.language_models.shared_prefix import score_groups
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, resolve_settings
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
 from components.stages.outputs import Outputs
 
 
@@ -190,3 +194,27 @@ def wait_for_step(child, folder, step):
     log = folder / "metrics.jsonl"
     while child.is_alive() and not (step == 0 or (log.exists() and log.read_text().count("\n") >= step)):
         time.sleep(0.002)
+
+
+def execute_together(folder: Path, behaviour: str, environment: dict[str, str]) -> None:
+    """One process of a stage under torchrun. Each leaves a line of what it heard; the first leaves the model."""
+    os.environ.update(environment)
+    rank = int(environment["RANK"])
+
+    def function(config: EgpoRlSettings, inputs: dict[str, Path], outputs: Outputs) -> dict[str, float]:
+        with (folder / f"calls-{rank}").open("a") as file:
+            file.write(f"{type(outputs.tracker).__name__}\n")
+        if rank == 0:
+            if behaviour == "killed":
+                time.sleep(1)  # the other process has returned by then
+                os.kill(os.getpid(), signal.SIGKILL)
+            (outputs.folder / "result").write_text("made by the first")
+        return {"rank": float(rank)}
+
+    stage = dataclasses.replace(find_stage("egpo_rl"), function=function, content=("result",))
+    inputs = {"records": folder / "missing"} if behaviour == "refused" else {}
+    try:
+        execute_stage(stage, EgpoRlSettings(), inputs, folder / "egpo_rl", RunSettings())
+    except InputError as error:
+        (folder / f"refused-{rank}").write_text(str(error))
+        raise SystemExit(error.exit_code) from None

@@ -17,9 +17,11 @@ from components.egpo_rl import follower, train
 from components.errors import WorkError
 from components.language_models.samplers import vllm_server
 from components.stages import processes
+from components.stages.folder import verified_manifest
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     change,
+    execute_together,
     lead_with,
     meet_late,
     process_group,
@@ -181,3 +183,30 @@ def test_told_to_stop_all_stop_together_and_the_checkpoint_is_written(children, 
     assert int(newest.stem.removeprefix("step-")) >= 2
     together(children, run_stage, arguments_of("stopped"))
     assert story(tmp_path / "stopped0") == story(tmp_path / "unbroken0")
+
+
+def test_only_the_first_process_of_a_stage_owns_what_is_written(children, tmp_path):
+    for _ in range(2):
+        together(children, execute_together, lambda _, environment: (tmp_path, "works", environment))
+    # The second time, both heard that the work is done.
+    assert (tmp_path / "calls-0").read_text() == (tmp_path / "calls-1").read_text() == "Tracker\n"
+    manifest = verified_manifest(tmp_path / "egpo_rl")
+    assert manifest is not None and manifest.metrics == {"rank": 0.0}
+
+
+def test_a_first_process_that_is_killed_leaves_no_manifest(children, tmp_path):
+    started = begin(children, execute_together, lambda _, environment: (tmp_path, "killed", environment))
+    started[0].join()
+    started[1].join(60)  # its peer is gone
+    started[1].kill()
+    started[1].join()
+    assert started[0].exitcode == -signal.SIGKILL
+    assert verified_manifest(tmp_path / "egpo_rl") is None
+    together(children, execute_together, lambda _, environment: (tmp_path, "works", environment))
+    assert (tmp_path / "calls-1").read_text().count("\n") == 2, "it was not done already"
+
+
+def test_a_refusal_reaches_every_process(children, tmp_path):
+    started = begin(children, execute_together, lambda _, environment: (tmp_path, "refused", environment))
+    assert end(started) == [2, 2]
+    assert (tmp_path / "refused-0").read_text() == (tmp_path / "refused-1").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,11 +12,11 @@ from typing import Any
 import pytest
 
 from components.errors import InputError, WorkError
-from components.files import atomic_write
+from components.files import atomic_write, write_json
 from components.settings import DataRefineSettings, RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
-from components.stages.folder import verified_manifest
+from components.stages.folder import describe, input_digest, sole_owner, verified_manifest
 from components.stages.outputs import Outputs
 
 Stage = Callable[..., dict[str, float]]
@@ -64,6 +65,54 @@ def test_a_folder_of_something_else_is_left_alone(stage: Stage, tmp_path: Path, 
     with pytest.raises(InputError, match="not a folder of data_refine"):
         stage()
     assert (tmp_path / "stage/precious.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff\xfe", b"null", b"[]", b"[" * 100_000, b'{"stage": "data_refine"}', b'{"stage": ["data_refine"]}'],
+    ids=["empty", "bytes", "null", "list", "deep", "missing keys", "wrong type"],
+)
+def test_junk_in_config_is_not_ours_and_says_why(stage: Stage, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage/config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"not a folder of data_refine, .*config\.json: "):
+        stage()
+    assert (tmp_path / "stage/config.json").read_bytes() == content
+    assert [path.name for path in (tmp_path / "stage").iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[]",
+        b"[" * 100_000,
+        b"{}",
+        b'{"files": [], "stage": 1}',
+        b'{"stage":"data_refine","work":"","content":"","files":{"x":{"size":"1","sha256":null}},"metrics":{}}',
+    ],
+    ids=["bytes", "list", "deep", "empty", "types", "entry"],
+)
+def test_junk_in_the_manifest_means_not_finished(
+    stage: Stage, calls: list[int], tmp_path: Path, content: bytes
+) -> None:
+    stage()
+    (tmp_path / "stage/manifest.json").write_bytes(content)
+    stage()
+    assert len(calls) == 2 and verified_manifest(tmp_path / "stage") is not None
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop/stage"])
+def test_a_folder_that_cannot_be_one_is_refused_in_a_sentence(tmp_path: Path, name: str) -> None:
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(InputError, match="cannot be a stage folder"):
+        execute_stage(find_stage("data_refine"), DataRefineSettings(), {}, tmp_path / name, RunSettings())
+
+
+def test_a_folder_has_one_owner(stage: Stage, tmp_path: Path) -> None:
+    with sole_owner(tmp_path / "stage"), pytest.raises(InputError, match="another process is at work there"):
+        stage()
+    assert stage() == {"accepted": 3.0}
 
 
 def test_a_file_in_the_place_of_the_folder_is_left_alone(stage: Stage, tmp_path: Path) -> None:
@@ -161,6 +210,93 @@ def test_a_failed_stage_says_so_and_goes_on_from_its_checkpoint(stage: Stage, ca
     stage()
     assert calls == [0, 1]
     assert not (tmp_path / "stage" / "error.json").exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "added", "no manifest"])
+def test_an_input_that_is_not_what_its_stage_wrote_is_refused(
+    stage: Stage, calls: list[int], tmp_path: Path, damage: str
+) -> None:
+    stage()
+    source = tmp_path / "records"
+    (tmp_path / "stage").rename(source)
+    if damage == "cut":
+        (source / "result.txt").write_text("se")
+    elif damage == "changed":
+        (source / "result.txt").write_text("seed 9")
+    elif damage == "added":
+        (source / "more.txt").write_text("more")
+    else:
+        (source / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"not what data_refine wrote|has not finished"):
+        stage(inputs={"records": source})
+    assert len(calls) == 1
+
+
+def test_finished_work_on_an_input_that_was_cut_since_is_not_done_already(stage: Stage, tmp_path: Path) -> None:
+    stage()
+    source = tmp_path / "records"
+    (tmp_path / "stage").rename(source)
+    stage(inputs={"records": source})
+    (source / "result.txt").write_text("")
+    with pytest.raises(InputError, match=r"result\.txt has 0 bytes instead of 6"):
+        stage(inputs={"records": source})
+
+
+def test_pages_and_places_are_no_part_of_an_input(stage: Stage, tmp_path: Path) -> None:
+    """The same work in two folders, whose reports draw other timings, is the same input."""
+    digests = []
+    for name in ("one", "two"):
+        stage()
+        (tmp_path / "stage/report.html").write_text(f"took {name} seconds")
+        manifest = describe(tmp_path / "stage", "data_refine", "work", ("result.txt",), {})
+        write_json(tmp_path / "stage/manifest.json", manifest.model_dump())
+        (tmp_path / "stage").rename(tmp_path / name)
+        digests.append(input_digest("records", tmp_path / name))
+    assert digests[0] == digests[1]
+
+
+def test_a_stage_that_leaves_nothing_has_not_finished(tmp_path: Path) -> None:
+    stage = dataclasses.replace(find_stage("data_refine"), function=lambda *_: {}, content=("model/**/*",))
+    with pytest.raises(WorkError, match=r"ended without leaving model"):
+        execute_stage(stage, DataRefineSettings(), {}, tmp_path / "stage", RunSettings())
+    assert verified_manifest(tmp_path / "stage") is None
+
+
+def test_an_attempt_that_left_nothing_claims_nothing(tmp_path: Path) -> None:
+    """A wrong model is refused by the stage itself; the corrected command is not other work."""
+
+    def refuse(*_: Any) -> dict[str, float]:
+        raise InputError("model: there is none")
+
+    stage, folder = find_stage("data_refine"), tmp_path / "stage"
+    with pytest.raises(InputError, match="there is none"):
+        execute_stage(
+            dataclasses.replace(stage, function=refuse), DataRefineSettings(seed=1), {}, folder, RunSettings()
+        )
+    assert {path.name for path in folder.iterdir()} == {"error.json"}
+    works = dataclasses.replace(stage, function=lambda *_: {"accepted": 1.0}, content=())
+    assert execute_stage(works, DataRefineSettings(seed=2), {}, folder, RunSettings()) == {"accepted": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk of .* is full"),
+        (ValueError("two\nlines"), "data_refine: ValueError: two lines"),
+        (MemoryError(), "out of memory"),
+        (RecursionError("maximum recursion depth exceeded"), "RecursionError"),
+    ],
+    ids=["disk", "value", "memory", "recursion"],
+)
+def test_any_exception_reaches_error_json_in_one_line(
+    stage: Stage, tmp_path: Path, error: Exception, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(WorkError, match=words):
+        stage(fail=error)
+    reason = json.loads((tmp_path / "stage" / "error.json").read_text())
+    assert reason["exit_code"] == 1 and "\n" not in reason["message"]
+    assert "Traceback" in capfd.readouterr().err
+    assert stage() == {"accepted": 3.0}
 
 
 def test_a_missing_input_is_named(stage: Stage, tmp_path: Path) -> None:
