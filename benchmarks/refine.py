@@ -26,10 +26,11 @@ from typing import Any
 
 from components.data_refine import refine
 from components.data_refine.duplicates import KeyTable
-from components.data_refine.overlap import QuestionIndex, bfcl_data_folder, bfcl_questions
-from components.data_refine.rules import check_grounding, check_record, encode
+from components.data_refine.grounding import check_grounding
+from components.data_refine.overlap import bfcl_index
+from components.data_refine.rules import check_record, encode
 from components.data_refine.sample_source import sample_records
-from components.function_calls.formats import read_records
+from components.function_calls.formats.reader import read_records
 from components.function_calls.record import Record, record_to_json
 from components.settings import DataRefineSettings, RunSettings
 from components.stages.catalogue import find_stage
@@ -92,7 +93,7 @@ def step_seconds(path: Path) -> dict[str, float]:
         started = time.process_time()
         records = list(read_records(stream, str(path)))
         seconds = {"read": time.process_time() - started}
-    index = QuestionIndex(bfcl_questions(bfcl_data_folder()))
+    index = bfcl_index()
 
     def timed(step: str, work: Callable[[Record], Any]) -> None:
         started = time.process_time()
@@ -101,7 +102,7 @@ def step_seconds(path: Path) -> dict[str, float]:
         seconds[step] = time.process_time() - started
 
     timed("rules", check_record)
-    timed("overlap", lambda record: index.nearest(m.content for m in record.messages if m.role == "user"))
+    timed("overlap", lambda record: index.nearest([m.content for m in record.messages if m.role == "user"]))
     timed("grounding", check_grounding)
     with tempfile.TemporaryDirectory() as name, closing(KeyTable(Path(name) / "keys")) as table:
         numbers = itertools.count(1)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from components.data_refine.sample_source import sample_records
-from components.function_calls.formats import read_records
+from components.function_calls.formats.reader import read_records
 from components.function_calls.match import match
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import THINK_CLOSE, ToolNames, render_turn

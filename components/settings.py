@@ -37,17 +37,21 @@ class DataRefineSettings(Section):
     """Rule checks over the records."""
 
     data: str = "sample"
-    """`sample` (built in), a local path, or s3://...; gzip or plain."""
-    data_format: Literal["auto", "callforge", "xlam"] = "auto"
-    """Layout of the records; `auto` recognises it by the first one."""
+    """`sample` (built in), a local path, or s3://bucket/key; gzip or plain."""
+    data_format: Literal["auto", "callforge", "openai", "xlam", "toolace", "sharegpt", "glaive"] = "auto"
+    """Layout of the records; `auto` recognises it by the fields of each record."""
     max_records: int = Field(default=0, ge=0)
     """Read at most this many records; 0 reads all."""
+    max_lines: Annotated[int, Operational()] = Field(default=50_000_000, ge=1)
+    """A file of more lines, blank ones included, is refused."""
+    max_unpacked_mb: Annotated[int, Operational()] = Field(default=100_000, ge=1)
+    """A file of more megabytes, after gzip is unpacked, is refused: some kilobytes can unpack to terabytes."""
     sample_size: int = Field(default=2000, ge=1)
     """Records that the built-in source generates."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the built-in source."""
     benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
-    """Reject a record that shares more than this fraction of its word 8-grams with one BFCL question."""
+    """Reject a record in whose turns more than this part of one BFCL question stands, by word 8-grams; 1: no check."""
 
     def inputs(self) -> dict[str, str]:
         return {} if self.data == "sample" else {"data": self.data}

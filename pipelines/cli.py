@@ -46,7 +46,7 @@ Set = Annotated[
 ]
 Profile = Annotated[str, typer.Option(help="Named recipe of pipelines/profiles.py.")]
 Data = Annotated[str | None, typer.Option(help="Records: `sample` (built in), a path, or s3://...")]
-DataFormat = Annotated[str | None, typer.Option(help="Layout of the records: callforge, xlam, or auto.")]
+DataFormat = Annotated[str | None, typer.Option(help="Layout of the records: openai, xlam, ..., or auto.")]
 BaseModel = Annotated[str | None, typer.Option(help="Model directory, hub id, s3://..., or package://NAME.")]
 Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines API.", envvar="KFP_ENDPOINT")]
 Namespace = Annotated[str | None, typer.Option(help="Kubeflow namespace, where there are several users.")]

@@ -37,7 +37,8 @@ def train(profile: Profile) -> Any:
         Args:
             data: Records to train on: `sample` (built in), s3://bucket/file.jsonl.gz or a path in the image; `auto`
                 keeps the profile's.
-            data_format: Layout of the records: callforge, xlam, or auto (looks at the first one).
+            data_format: Layout of the records: callforge, openai, xlam, toolace, sharegpt, glaive, or auto (looks at
+                each record).
             base_model: Model to start from: a hub id, s3://bucket/folder or a path in the image; `auto` keeps the
                 profile's.
             model_name: Registered model in MLflow that receives the new version; `auto` keeps the profile's.

@@ -1,4 +1,4 @@
-"""Which part of a question stands in a question of the BFCL benchmark, by word 8-grams.
+"""How much of a BFCL question stands in a record, by word 8-grams.
 
 Test data must not be trained on. Every question inside the bfcl-eval package counts, those of `unused_datasets`, of
 the multi-turn and of the memory conversations too. The package's files are read; nothing of it is imported.
@@ -10,13 +10,17 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
+from components.function_calls.work import spend
 
 GRAM = 8
+SHORTEST_WINDOW = 5  # words
+SHORTEST_QUESTION = 3
 # Scripts without spaces count each character as a word.
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W_\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]+")
 
@@ -35,6 +39,16 @@ def bfcl_data_folder() -> Path:
             "installed; `pip install --no-deps bfcl-eval filelock`, or leave the check out by benchmark_overlap=1"
         )
     return folder
+
+
+@cache
+def bfcl_index() -> QuestionIndex:
+    """The index of every BFCL question, made once in a process.
+
+    Raises:
+        InputError: the package is not installed.
+    """
+    return QuestionIndex(bfcl_questions(bfcl_data_folder()))
 
 
 def bfcl_questions(folder: Path) -> Iterator[tuple[str, list[str]]]:
@@ -61,50 +75,76 @@ def _texts(question: Any) -> Iterator[str]:
 
 
 class QuestionIndex:
-    """The word 8-grams of many questions, for looking up the nearest one."""
+    """The word windows of many questions, for looking up how much of which question stands in a text.
+
+    A question of eight words or more is its windows of eight. One of five to seven is a single window of its own size.
+    A shorter one ("How are you?") stands in innocent texts as well: it counts where it is all that is asked at last. Of
+    one word or two ("Hi") there is nothing to protect.
+    """
 
     def __init__(self, questions: Iterable[tuple[str, list[str]]]) -> None:
         self._words: dict[str, int] = {}
-        self._questions: dict[int, tuple[int, ...]] = {}  # by the hash of a gram
         self._names: list[str] = []
-        seen: dict[str, int] = {}
+        self._sizes: list[int] = []  # windows of each question
+        grams: dict[int, tuple[int, ...]] = {}  # hash of eight words -> questions
+        starts: dict[int, tuple[int, ...]] = {}  # hash of the first five of a short question -> questions
+        self._short: dict[int, tuple[int, ...]] = {}  # question -> its words
+        self._whole: dict[tuple[int | None, ...], int] = {}  # all the words of a shorter one -> question
+        seen: set[str] = set()
         for name, texts in questions:
             for text in texts:
-                if text not in seen:
-                    seen[text] = len(self._names)
-                    self._names.append(name)
-                    self._add(text, seen[text])
+                if text in seen:
+                    continue
+                seen.add(text)
+                question = len(self._names)
+                words = tuple(self._words.setdefault(word, len(self._words)) for word in _words(text))
+                windows = {0}
+                if len(words) >= GRAM:
+                    windows = set(_windows(words, GRAM))
+                    for window in windows:
+                        grams[window] = (*grams.get(window, ()), question)
+                elif len(words) >= SHORTEST_WINDOW:
+                    (start, *_) = _windows(words, SHORTEST_WINDOW)
+                    starts[start] = (*starts.get(start, ()), question)
+                    self._short[question] = words
+                elif len(words) >= SHORTEST_QUESTION:
+                    self._whole[words] = question
+                self._names.append(name)
+                self._sizes.append(len(windows))
+        self._grams, self._starts = grams, starts
+        self._known_grams, self._known_starts = frozenset(grams), frozenset(starts)
 
-    def _add(self, text: str, question: int) -> None:
-        numbers = [self._words.setdefault(word, len(self._words)) for word in _words(text)]
-        for gram in set(_grams(numbers)):
-            self._questions[gram] = (*self._questions.get(gram, ()), question)
+    def nearest(self, texts: Sequence[str]) -> tuple[float, str]:
+        """The largest share of one question that stands in one of `texts`, and that question's name.
 
-    def nearest(self, texts: Iterable[str]) -> tuple[float, str]:
-        """The largest share of the 8-grams of `texts` that one question has, and that question's name.
-
-        A text of fewer than eight words is one gram, equal only to a question of just these words.
+        The share is of the question's windows: whatever else the texts say does not make it smaller. The last text is
+        what is asked at last.
         """
-        total = 0
-        shared: Counter[int] = Counter()
-        for text in texts:
-            numbers = list(map(self._words.get, _words(text)))
-            total += max(len(numbers) - GRAM + 1, min(len(numbers), 1))
-            for gram in _grams(numbers):
-                if gram in self._questions:
-                    shared.update(self._questions[gram])
-        if not shared:
-            return 0.0, ""
-        question, count = shared.most_common(1)[0]
-        return count / total, self._names[question]
+        best, name = 0.0, ""
+        for place, text in enumerate(texts, 1):
+            words = tuple(map(self._words.get, _words(text)))
+            shared: Counter[int] = Counter()
+            for window in self._known_grams.intersection(_windows(words, GRAM)):
+                shared.update(self._grams[window])
+            for window in self._known_starts.intersection(_windows(words, SHORTEST_WINDOW)):
+                shared.update(question for question in self._starts[window] if _contains(words, self._short[question]))
+            if place == len(texts) and words in self._whole:
+                shared[self._whole[words]] = 1
+            for question, count in shared.items():
+                if count / self._sizes[question] > best:
+                    best, name = count / self._sizes[question], self._names[question]
+        return best, name
+
+
+def _contains(words: Sequence[int | None], part: Sequence[int]) -> bool:
+    spend(1 + len(words) // 64)
+    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))
 
 
 def _words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-def _grams(numbers: Sequence[int | None]) -> Iterable[int]:
-    """Hashes of the windows of eight words; of all words where there are fewer. Unknown words are None."""
-    if 0 < len(numbers) < GRAM:
-        return (hash(tuple(numbers)),)
-    return map(hash, zip(*(numbers[start:] for start in range(GRAM)), strict=False))
+def _windows(numbers: Sequence[int | None], size: int) -> Iterable[int]:
+    """Hashes of the windows of `size` words; words that no question has are None."""
+    return map(hash, zip(*(numbers[start:] for start in range(size)), strict=False))

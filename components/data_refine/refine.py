@@ -20,13 +20,17 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from components.data_refine.duplicates import KeyTable
-from components.data_refine.overlap import QuestionIndex, bfcl_data_folder, bfcl_questions
-from components.data_refine.rules import Verdict, check_grounding, check_record, encode
+from components.data_refine.grounding import check_grounding
+from components.data_refine.overlap import QuestionIndex, bfcl_index
+from components.data_refine.rules import Keys, Verdict, check_record, check_response, encode
 from components.data_refine.sample_source import sample_records
 from components.errors import InputError
 from components.files import atomic_write
-from components.function_calls.formats import FormatError, Rejected, numbered_records
-from components.function_calls.record import CATEGORIES, Record
+from components.function_calls.formats.lines import FormatError, Limits
+from components.function_calls.formats.reader import Rejected, numbered_records
+from components.function_calls.json_text import check_size
+from components.function_calls.record import CATEGORIES, Record, RecordError
+from components.function_calls.work import limited_work
 from components.services.events import say
 from components.services.progress import track
 from components.services.report import Bars, Examples, Table, write_report
@@ -38,6 +42,7 @@ OUTCOMES = ("qualified", "hard", "rejected")
 _SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind
 _EXAMPLES = 3  # per reason, in the report
 _SOURCES = 200  # counted apart; more are counted together
+_LONGEST_SOURCE = 200  # characters
 _KEPT_OF_EXAMPLE = 1500
 COMPRESSION = 3  # 6 takes three times as long for a file 14 % smaller
 
@@ -68,8 +73,9 @@ class Tally:
         """Count one record."""
         self.reasons[note.outcome, note.reason] += 1
         self.categories[note.outcome, note.category] += 1
-        known = note.source in self.sources or len(self.sources) < _SOURCES
-        self.sources.setdefault(note.source if known else "(others)", Counter())[note.outcome] += 1
+        source = note.source[:_LONGEST_SOURCE]
+        known = source in self.sources or len(self.sources) < _SOURCES
+        self.sources.setdefault(source if known else "(others)", Counter())[note.outcome] += 1
         if note.reason and len(kept := self.examples.setdefault(note.reason, [])) < _EXAMPLES:
             kept.append((note, payload[:_KEPT_OF_EXAMPLE]))
 
@@ -103,8 +109,7 @@ def run(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs
     """
     tally = refine(config, outputs.folder)
     _report(outputs.folder / "report.html", config, tally)
-    metrics = tally.metrics()
-    outputs.log(0, metrics)
+    metrics = tally.metrics()  # final, there is no curve: a resumed run must not log them a second time
     counts = " + ".join(f"{tally.outcome(name):,} {name}" for name in OUTCOMES)
     say(f"{metrics['records']:,} records = {counts}")
     return metrics
@@ -125,9 +130,7 @@ def refine(config: DataRefineSettings, folder: Path) -> Tally:
 
 def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
     """First pass: every record to the spool with its verdict so far; returns how many there are."""
-    index = None
-    if config.benchmark_overlap < 1:
-        index = QuestionIndex(bfcl_questions(bfcl_data_folder()))
+    index = bfcl_index() if config.benchmark_overlap < 1 else None
     number = 0
     with spool.open("w", encoding="utf-8", errors="surrogatepass") as file:
         total = config.sample_size if config.data == "sample" else config.max_records or None
@@ -137,15 +140,29 @@ def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
                 note = Note(line, "", "", "rejected", item.reason, item.detail)
                 payload = _dump({"raw": item.raw})
             else:
-                verdict = (
-                    check_record(item) or _check_overlap(item, index, config.benchmark_overlap) or check_grounding(item)
-                )
-                payload, keys = encode(item)
+                payload, keys, verdict = _check(item, index, config.benchmark_overlap)
                 if verdict is None or verdict.outcome != "rejected":
                     table.add(number, line, keys)
                 note = Note(line, item.source, item.category, *(verdict or ("qualified", "", "")))
             file.write(f"{_dump(note)}\n{payload}\n")
     return number
+
+
+def _check(record: Record, index: QuestionIndex | None, allowed: float) -> tuple[str, Keys, Verdict | None]:
+    """The record as a line of JSON, its keys, and why it does not qualify; None where it does."""
+    payload, keys = encode(record)
+    try:
+        check_size(payload)  # what stages read later was one line of several, or had its references resolved
+        with limited_work():
+            verdict = (
+                check_record(record)
+                or _check_overlap(record, index, allowed)
+                or check_response(record)
+                or check_grounding(record)
+            )
+    except RecordError as error:
+        verdict = Verdict("rejected", error.reason, error.detail)
+    return payload, keys, verdict
 
 
 def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Rejected]]:
@@ -156,7 +173,8 @@ def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Reject
         return
     with open_uri(config.data) as stream:
         try:
-            records = numbered_records(stream, config.data, config.data_format)
+            limits = Limits(config.max_lines, config.max_unpacked_mb * 2**20)
+            records = numbered_records(stream, config.data, config.data_format, limits)
             yield from islice(records, config.max_records or None)
         except FormatError as error:
             raise InputError(f"data_refine.data: {error}") from None
@@ -165,10 +183,10 @@ def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Reject
 def _check_overlap(record: Record, index: QuestionIndex | None, allowed: float) -> Verdict | None:
     if index is None:
         return None
-    share, question = index.nearest(message.content for message in record.messages if message.role == "user")
+    share, question = index.nearest([message.content for message in record.messages if message.role == "user"])
     if share <= allowed:
         return None
-    return Verdict("rejected", "benchmark_overlap", f"{share:.0%} of its word 8-grams stand in BFCL's {question}")
+    return Verdict("rejected", "benchmark_overlap", f"{share:.0%} of BFCL's {question} stands in one of its turns")
 
 
 def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: KeyTable, total: int) -> Tally:
@@ -257,8 +275,9 @@ def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
 
 
 def _metric_name(source: str) -> str:
-    """MLflow takes letters, digits and a few marks."""
-    return re.sub(r"[^\w. -]", "_", source, flags=re.ASCII)[:80] or "unreadable"
+    """MLflow takes letters, digits and a few marks, and reads a name as a path: no part of it may be `..`."""
+    name = re.sub(r"[^\w. -]", "_", source, flags=re.ASCII)[:80] or "unreadable"
+    return name.replace(".", "_") if not name.strip(". ") else name
 
 
 def _grouped(

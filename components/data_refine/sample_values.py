@@ -6,7 +6,7 @@ CITIES = (
     "Oslo", "Rome", "Lima", "Kyoto", "Porto", "Bergen", "Graz", "Lyon", "Leeds", "Tampere", "Gdansk", "Split", "Malmo",
     "Ghent", "Basel", "Turin", "Seville", "Cork", "Aarhus", "Tartu", "Kaunas", "Brno", "Zagreb", "Sofia", "Athens",
     "Izmir", "Haifa", "Cairo", "Tunis", "Rabat", "Dakar", "Accra", "Lagos", "Nairobi", "Kigali", "Durban", "Cape Town",
-    "Muscat", "Dubai", "Karachi", "Pune", "Jaipur", "Kochi", "Colombo", "Dhaka", "Hanoi", "Da Nang", "Chiang Mai",
+    "Muscat", "Dubai", "Karachi", "Pune", "Jaipur", "Kochi", "Colombo", "Dhaka", "Vientiane", "Da Nang", "Chiang Mai",
     "Penang", "Singapore", "Jakarta", "Cebu", "Taipei", "Busan", "Osaka", "Sapporo", "Perth", "Adelaide", "Wellington",
     "Dunedin", "Honolulu", "Anchorage", "Portland", "Denver", "Austin", "Tulsa", "Omaha", "Boise", "Tucson", "Memphis",
     "Richmond", "Buffalo", "Halifax", "Quebec City", "Calgary", "Winnipeg", "Merida", "Puebla", "Panama City",

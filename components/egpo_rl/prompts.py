@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.function_calls.formats import FormatError, Rejected, read_records
+from components.function_calls.formats.lines import FormatError
+from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.prompt import ToolNames, build_prompt
 from components.function_calls.record import Record
 from components.language_models.tokens import encode_prompt

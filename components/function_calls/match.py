@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from components.function_calls.record import Call, Tool
-from components.function_calls.tool_schema import Schema, fits_exactly
+from components.function_calls.arguments import fits_exactly
+from components.function_calls.record import Call, Schema, Tool
 
 # From the nearest miss to the farthest: of several unmatched calls the nearest names the reason.
 REASONS = (

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 
+Schema = dict[str, Any]
+"""A JSON schema."""
 Category = Literal["simple", "multiple", "parallel", "parallel_multiple", "no_call"]
 CATEGORIES: tuple[Category, ...] = ("simple", "multiple", "parallel", "parallel_multiple", "no_call")
 
@@ -38,7 +40,7 @@ class Tool:
 
     name: str
     description: str
-    parameters: dict[str, Any]
+    parameters: Schema
 
 
 @with_config(ConfigDict(extra="ignore"))

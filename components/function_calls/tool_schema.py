@@ -1,226 +1,178 @@
-"""Tools of every source brought to one form, a JSON schema, and gold arguments checked against it.
+"""Tools of every source brought to one form: a name, a description, and a JSON schema that stands on its own.
 
-Reads JSON schema, the OpenAI wrapper, xLAM's flat parameters with Python-like type names, and BFCL's dialect
-(dict, float, tuple, any). Does not judge descriptions and does not compare calls (match.py does).
+Reads JSON schema with OpenAPI 3.0's and draft 3's ways of saying things, the wrappers of OpenAI, MCP, Anthropic and
+ToolBench, xLAM's flat parameters with Python-like type names, and BFCL's dialect (dict, float, tuple, any). In the
+result `null` keywords are gone (Arrow and Parquet write them for absent ones), local references are resolved, `allOf`
+is merged where it can be, and every keyword that arguments are checked by has its right shape.
+Does not judge descriptions and does not check arguments (arguments.py does).
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
-from jsonschema.validators import extend
-from referencing import Registry
+from components.function_calls.arguments import is_valid
+from components.function_calls.json_text import parse_json
+from components.function_calls.record import RecordError, Schema, Tool
+from components.function_calls.type_names import as_list, one_or_list, schema_of_type_name
+from components.function_calls.work import spend
 
-from components.function_calls.record import Call, RecordError, Tool
-
-Schema = dict[str, Any]
-
-_TYPES: dict[str, str | None] = {
-    "string": "string", "str": "string", "text": "string", "char": "string", "date": "string", "datetime": "string",
-    "integer": "integer", "int": "integer", "long": "integer", "short": "integer", "bigint": "integer",
-    "byte": "integer",
-    "number": "number", "float": "number", "double": "number", "decimal": "number", "complex": None,
-    "boolean": "boolean", "bool": "boolean",
-    "array": "array", "list": "array", "tuple": "array", "set": "array", "sequence": "array", "arraylist": "array",
-    "object": "object", "dict": "object", "dictionary": "object", "mapping": "object", "hashmap": "object",
-    "map": "object", "hashtable": "object",
-    "null": "null", "none": "null", "nonetype": "null", "any": None,
-}  # fmt: skip
 _MAX_NESTING = 32
-_MAX_TYPE_NAME = 500  # characters
-_DROPPED = ("optional", "$schema", "$id", "$anchor", "$comment")
+_PARAMETER_KEYS = ("parameters", "inputSchema", "input_schema")  # OpenAI and most others, MCP, Anthropic
+_LISTED_KEYS = ("required_parameters", "optional_parameters")  # ToolBench: lists of {name, type, description, default}
+_ALL_KEYS = (*_PARAMETER_KEYS, *_LISTED_KEYS)
+# Objects and lists beside a tool's name that are known to hold no parameters.
+_NO_PARAMETERS = {
+    "required", "optional", "annotations", "_meta", "metadata", "meta", "icons", "tags", "examples", "cache_control",
+    "execution", "outputSchema", "output_schema", "output", "outputs", "returns", "return", "response", "responses",
+    "results", "result_parameters", "return_parameters",
+}  # fmt: skip
 
 
-def _unchecked(*_: Any) -> None:
-    return None
-
-
-def _additional(validator: Any, allowed: Any, value: Any, schema: Schema) -> Iterator[ValidationError]:
-    if "patternProperties" not in schema:  # which properties are additional there, only the patterns tell
-        yield from Draft202012Validator.VALIDATORS["additionalProperties"](validator, allowed, value, schema)
-
-
-def _unique(validator: Any, wanted: Any, value: Any, schema: Schema) -> Iterator[ValidationError]:
-    """As jsonschema's own, which compares every object with every other."""
-    if wanted and isinstance(value, list) and len(set(map(_canonical, value))) < len(value):
-        yield ValidationError(f"{value!r} has non-unique elements")
-
-
-def _canonical(value: Any) -> str:
-    """Equal texts for equal JSON values, in which 1 and 1.0 are one number."""
-    return json.dumps(_whole(value), sort_keys=True)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_whole(item) for item in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-# References could reach into the network (the unevaluated* keywords follow them too) and patterns could run for ever:
-# they are shown to the model and not checked. The empty registry fetches nothing, whatever a later jsonschema follows.
-_Validator = extend(
-    Draft202012Validator,
-    dict.fromkeys(
-        ("$ref", "$dynamicRef", "unevaluatedProperties", "unevaluatedItems", "pattern", "patternProperties"), _unchecked
-    )
-    | {"additionalProperties": _additional, "uniqueItems": _unique},
-)
-_NO_REFERENCES: Registry[Any] = Registry()
-# JSON schema takes 1.0 for an integer.
-_OnlyIntegers = extend(
-    _Validator, type_checker=_Validator.TYPE_CHECKER.redefine("integer", lambda _, v: type(v) is int)
-)
-
-
-def normalise_tool(raw: Mapping[str, Any]) -> Tool:
+def normalise_tool(raw: Any) -> Tool:
     """Build the tool that `raw` describes.
 
     Raises:
-        RecordError: "tool_name" (no name), "tool_schema" (parameters of no known form, or no valid JSON schema).
+        RecordError: "tool_name" (no name), "tool_schema" (parameters of no known form or under no known key, or no
+            valid JSON schema), "too_much_work" (see work.py).
     """
     if not isinstance(raw, dict):
         raise RecordError("tool_schema", f"a tool is an object, this is {type(raw).__name__}")
-    if raw.get("type") == "function" and isinstance(raw.get("function"), dict):
-        raw = raw["function"]
+    if isinstance(raw.get("function"), dict):  # OpenAI's wrapper, its "type" left out at times
+        raw = {key: value for key, value in raw.items() if key not in ("type", "function")} | raw["function"]
     name = raw.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise RecordError("tool_name", f"a tool needs a name, this one has {name!r}")
+        raise RecordError("tool_name", f"a tool needs a name, this one has {str(name)[:100]!r}")
     description = raw.get("description") or ""
     if not isinstance(description, str):
         raise RecordError("tool_schema", f"{name}: its description is {type(description).__name__}, not text")
-    parameters = raw.get("parameters") or {}
-    if not isinstance(parameters, dict):
-        raise RecordError("tool_schema", f"{name}: parameters is {type(parameters).__name__}, not an object")
     try:
-        schema = _schema({"type": "object"} | parameters, 0) if _is_json_schema(parameters) else _flat(parameters)
-        _check_schema(schema)
+        return Tool(name, description, _arguments_schema(_parameters(raw), raw.get("required")))
     except _SchemaFaultError as fault:
         raise RecordError("tool_schema", f"{name}: {fault}") from None
-    if schema.get("type") != "object":
-        raise RecordError("tool_schema", f"{name}: parameters has type {parameters.get('type')!r}, not object")
-    return Tool(name, description, {"type": "object", "properties": schema.pop("properties", {})} | schema)
-
-
-def schema_of_type_name(text: str) -> tuple[Schema, bool]:
-    """The JSON schema of a Python-like type name, and whether the name says that the parameter is optional.
-
-    "List[Union[int, float]], optional" -> ({"type": "array", "items": {"type": ["integer", "number"]}}, True).
-    An unknown name gives no type, `{}`; so does a malformed one.
-    """
-    schema, optional = _of_type_name(text)
-    return dict(schema), optional
-
-
-@lru_cache(maxsize=4096)  # a corpus has few type names and millions of parameters
-def _of_type_name(text: str) -> tuple[Schema, bool]:
-    if len(text) > _MAX_TYPE_NAME or text.count("[") > _MAX_NESTING:
-        return {}, False
-    text, marks = _OPTIONAL_MARK.subn("", text.strip())
-    schema, is_optional = _read_type(_split(text, ",")[0])
-    return schema, bool(marks) or is_optional
-
-
-def check_arguments(call: Call, tool: Tool) -> str | None:
-    """None when the arguments are valid for the tool, else "reason: detail".
-
-    Reasons: unknown_argument, missing_argument, wrong_type, wrong_value. Arguments the schema does not name are
-    refused unless it says `additionalProperties` itself.
-    """
-    schema = tool.parameters
-    properties = schema.get("properties") or {}
-    if not schema.get("additionalProperties"):
-        for name in call.arguments:
-            if name not in properties:
-                return f"unknown_argument: {tool.name} has no argument {name!r}"
-    for name in schema.get("required") or ():
-        if name not in call.arguments:
-            return f"missing_argument: {tool.name} needs {name!r}"
-    if _surely_valid(call.arguments, schema):
-        return None
-    try:
-        error = next(_Validator(schema, registry=_NO_REFERENCES).iter_errors(call.arguments), None)
-    except (ArithmeticError, RecursionError) as fault:
-        return f"wrong_value: {tool.name}: cannot be checked ({type(fault).__name__})"
-    if error is None:
-        return None
-    where = ".".join(str(part) for part in error.absolute_path)
-    reason = "wrong_type" if error.validator in ("type", "anyOf", "oneOf") else "wrong_value"
-    return f"{reason}: {tool.name}: {where}: {error.message[:200]}"
-
-
-def fits_exactly(value: Any, schema: Schema) -> bool:
-    """Is an argument's value valid by its schema, in which 1.0 is no integer?"""
-    return _surely_valid(value, schema) or _is_valid(value, schema, _OnlyIntegers)
-
-
-def _is_valid(value: Any, schema: Schema, validator: Any = _Validator) -> bool:
-    try:
-        return bool(validator(schema, registry=_NO_REFERENCES).is_valid(value))
-    except (ArithmeticError, RecursionError):
-        return False
-
-
-_PLAIN_TYPES = {"string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,)}
-
-
-def _surely_valid(value: Any, schema: Schema) -> bool:
-    """True only where the validator would find no fault; a quick yes for what most calls are."""
-    kind = schema.get("type")
-    if not schema.keys() <= _PLAIN or "additionalProperties" in schema or type(kind) is not str:
-        return False
-    if isinstance(schema.get("items"), bool):
-        return False
-    if "enum" in schema:
-        return kind == "string" and type(value) is str and value in schema["enum"]
-    if kind == "array":
-        items = schema.get("items")
-        return type(value) is list and (items is None or all(_surely_valid(item, items) for item in value))
-    if kind == "object":
-        properties = schema.get("properties") or {}
-        return (
-            type(value) is dict
-            and all(name in value for name in schema.get("required") or ())
-            and all(name in properties and _surely_valid(item, properties[name]) for name, item in value.items())
-        )
-    return type(value) in _PLAIN_TYPES.get(kind, ())
 
 
 class _SchemaFaultError(Exception):
     """What is wrong, in words."""
 
 
+def _parameters(raw: Mapping[str, Any]) -> Schema:
+    """What the tool says of its parameters, under whichever key."""
+    found = [key for key in _ALL_KEYS if raw.get(key)]
+    if not found:
+        for key, value in raw.items():
+            if isinstance(value, dict | list) and value and key not in _NO_PARAMETERS:
+                known = ", ".join(_ALL_KEYS)
+                raise _SchemaFaultError(f"{key!r} may hold its parameters; they are read from {known}")
+        return {}
+    if set(found) <= set(_LISTED_KEYS):
+        return _listed(raw.get("required_parameters") or [], True) | _listed(
+            raw.get("optional_parameters") or [], False
+        )
+    if len(found) > 1:
+        raise _SchemaFaultError(f"it has both {found[0]} and {found[1]}")
+    parameters = raw[found[0]]
+    if isinstance(parameters, str):
+        try:
+            parameters = parse_json(parameters)
+        except RecordError as error:
+            raise _SchemaFaultError(f"{found[0]}: {error.detail}") from None
+    if not isinstance(parameters, dict):
+        raise _SchemaFaultError(f"{found[0]} is {type(parameters).__name__}, not an object")
+    return parameters
+
+
+def _listed(items: Any, required: bool) -> Schema:
+    """ToolBench's list of parameters in xLAM's flat form."""
+    if not isinstance(items, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("name"), str) for item in items
+    ):
+        raise _SchemaFaultError(f"{_LISTED_KEYS[not required]} is no list of objects with names")
+    return {
+        item["name"]: {key: value for key, value in item.items() if key != "name"} | {"required": required}
+        for item in items
+    }
+
+
+def _arguments_schema(parameters: Schema, required: Any) -> Schema:
+    """The schema of the tool's arguments: of type object, and with all their names in `properties`.
+
+    Args:
+        required: what stands beside the parameters under that name; some sources put the list there.
+    """
+    if _is_json_schema(parameters):
+        schema = _schema(parameters, 0, parameters, frozenset())
+        if isinstance(schema.get("type"), list) and "object" in schema["type"]:
+            schema["type"] = "object"
+    else:
+        schema = _flat(parameters)
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            schema = _with_branches(schema, key)
+    if schema.pop("type", "object") != "object":
+        raise _SchemaFaultError(f"parameters has type {parameters.get('type')!r}, not object")
+    properties = schema.pop("properties", {})
+    schema = {"type": "object", "properties": properties, **schema}
+    if isinstance(required, list) and "required" not in schema:
+        given = [name for name in required if isinstance(name, str) and name in properties]
+        if given:
+            schema["required"] = given
+    return schema
+
+
+def _with_branches(schema: Schema, key: str) -> Schema:
+    """`anyOf` or `oneOf` of whole argument lists: the names of all of them move up, the branches keep what differs."""
+    branches = [branch for branch in schema[key] if branch.get("type") != "null"]
+    if not all(branch.get("type", "object") == "object" for branch in branches):
+        raise _SchemaFaultError(f"{key} of parameters has a branch that is not of type object")
+    offered: dict[str, list[Schema]] = {}
+    for branch in branches:
+        for name, item in branch.get("properties", {}).items():
+            if item not in offered.setdefault(name, []):
+                spend(len(offered[name]))
+                offered[name].append(item)
+    union = {name: items[0] if len(items) == 1 else {"anyOf": items} for name, items in offered.items()}
+    properties = union | schema.get("properties", {})
+    rest = []
+    for branch in branches:
+        own = {name: item for name, item in branch.get("properties", {}).items() if properties[name] != item}
+        rest.append(
+            {k: v for k, v in branch.items() if k not in ("type", "properties")} | ({"properties": own} if own else {})
+        )
+    schema = {name: value for name, value in schema.items() if name != key} | {"properties": properties}
+    return schema | ({key: rest} if any(rest) else {})
+
+
 def _is_json_schema(parameters: Mapping[str, Any]) -> bool:
     # A flat parameter may itself be called "type" or "properties"; it then holds an object, and that one texts.
+    if isinstance(parameters.get("type"), str | list) or isinstance(parameters.get("$ref"), str):
+        return True
+    if any(isinstance(parameters.get(key), list) for key in ("anyOf", "oneOf", "allOf")):
+        return True
     properties = parameters.get("properties")
-    return isinstance(parameters.get("type"), str) or (
-        "type" not in parameters
+    return (
+        parameters.get("type") is None
         and isinstance(properties, dict)
-        and all(isinstance(v, dict) for v in properties.values())
+        and all(value is None or isinstance(value, dict) for value in properties.values())
     )
 
 
 def _flat(parameters: Mapping[str, Any]) -> Schema:
     """xLAM's {name: {description, type, default}}: required is what has no default and is not called optional."""
+    spend(len(parameters))
     properties: dict[str, Schema] = {}
     required = []
     for name, item in parameters.items():
+        if item is None:
+            continue
         if not isinstance(item, dict):
             raise _SchemaFaultError(f"parameter {name!r} is {type(item).__name__}, not an object")
-        rest = {key: value for key, value in item.items() if key not in ("type", "default", "required", "optional")}
-        type_name = item.get("type")
-        given, optional = schema_of_type_name(type_name) if isinstance(type_name, str) else ({}, False)
-        schema = given | _schema(rest, 1)
-        _check_schema(schema)  # before the default is tried on it
-        default = item.get("default")
+        type_name, default = item.get("type"), item.get("default")
+        optional = isinstance(type_name, str) and schema_of_type_name(type_name)[1]
+        rest = {key: value for key, value in item.items() if key not in ("default", "required", "optional")}
+        schema = _schema(rest, 1, parameters, frozenset())
         if default not in (None, ""):  # the source writes "" for none
             optional = True
             value = _as_type(default, schema)
@@ -231,22 +183,67 @@ def _flat(parameters: Mapping[str, Any]) -> Schema:
         ):
             required.append(name)
         properties[name] = schema
-    schema = {"type": "object", "properties": properties}
-    if required:
-        schema["required"] = required
-    return schema
+    return {"type": "object", "properties": properties} | ({"required": required} if required else {})
 
 
-def _check_schema(schema: Schema) -> None:
-    if not _is_plain(schema):
+def _as_type(default: Any, schema: Schema) -> Any:
+    """The default as a value of the schema's type, or None where it is none without loss."""
+    if is_valid(default, schema):
+        return default
+    if isinstance(default, str):
         try:
-            Draft202012Validator.check_schema(schema)
-        except (SchemaError, RecursionError, OverflowError) as error:  # the last of a pattern that repeats too often
-            raise _SchemaFaultError(getattr(error, "message", error)) from None
+            value = json.loads({"True": "true", "False": "false"}.get(default, default))
+        except (ValueError, RecursionError):
+            return None
+        return value if is_valid(value, schema) else None
+    return str(default) if schema.get("type") == "string" and isinstance(default, int | float) else None
 
 
-def _schema(raw: Any, depth: int) -> Schema:
-    """A JSON schema, or BFCL's dialect of one, normalised."""
+_DROPPED = {
+    "optional", "$schema", "$id", "$anchor", "$dynamicAnchor", "$comment", "$vocabulary", "$defs", "definitions",
+    "nullable",
+}  # fmt: skip
+_ANNOTATIONS = {"description", "title", "default", "format"}  # the most frequent; unknown keywords are copied as well
+_OF_NAMED = {"properties", "patternProperties", "dependentSchemas"}
+_OF_ONE = {
+    "items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else", "unevaluatedProperties",
+    "unevaluatedItems",
+}  # fmt: skip
+_LIMITS = {"exclusiveMinimum": "minimum", "exclusiveMaximum": "maximum"}
+_OF_SEVERAL = {"anyOf", "oneOf", "allOf", "prefixItems"}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_number(value) and value >= 0 and value == int(value)
+
+
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), (_is_number, "a number")),
+    "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    **dict.fromkeys(
+        (f"{end}{what}" for end in ("min", "max") for what in ("Length", "Items", "Properties", "Contains")),
+        (_is_count, "a whole number"),
+    ),
+    "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
+    **dict.fromkeys(("pattern", "$ref", "$dynamicRef"), (lambda value: isinstance(value, str), "text")),
+    "dependentRequired": (
+        lambda value: isinstance(value, dict) and all(isinstance(names, list) for names in value.values()),
+        "an object of lists",
+    ),
+}  # fmt: skip
+
+
+def _schema(raw: Any, depth: int, root: Mapping[str, Any], resolving: frozenset[str]) -> Schema:
+    """A JSON schema, or a dialect of one, normalised.
+
+    Args:
+        root: where local references point into.
+        resolving: the references around `raw`; one of them in it would go on for ever, and stands for anything.
+    """
     if raw is True or raw == {}:
         return {}
     if not isinstance(raw, dict):
@@ -254,159 +251,175 @@ def _schema(raw: Any, depth: int) -> Schema:
     if depth > _MAX_NESTING:
         raise _SchemaFaultError(f"the schema nests deeper than {_MAX_NESTING}")
     schema: Schema = {}
-    required_here = []
+    if "type" in raw:
+        kind = raw["type"]
+        if type(kind) is str and kind in _KINDS:
+            schema["type"] = kind
+        else:
+            schema.update(_type(kind))
+    required_here: list[str] = []
+    together = False  # does any keyword change what another one says?
     for key, value in raw.items():
-        if key == "type":
-            schema = _type(value) | schema
-        elif key in ("properties", "$defs", "definitions", "patternProperties", "dependentSchemas"):
+        if value is None or key == "type":
+            continue
+        if key in _ANNOTATIONS:
+            schema[key] = value
+        elif key in _DROPPED:
+            together = together or key == "nullable"
+        elif key in _OF_NAMED:
             if not isinstance(value, dict):
                 raise _SchemaFaultError(f"{key} is {type(value).__name__}, not an object")
-            schema[key] = {name: _schema(item, depth + 1) for name, item in value.items()}
-            if key == "properties":
-                required_here = [
-                    n for n, item in value.items() if isinstance(item, dict) and item.get("required") is True
-                ]
-        elif key == "items" and isinstance(value, list):
-            schema["prefixItems"] = [_schema(item, depth + 1) for item in value]
-        elif key in ("items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else"):
-            schema[key] = value if isinstance(value, bool) else _schema(value, depth + 1)
-        elif key in ("anyOf", "oneOf", "allOf", "prefixItems"):
+            spend(len(value))
+            inner = schema[key] = {}
+            for name, item in value.items():
+                if item is not None:
+                    inner[name] = _schema(item, depth + 1, root, resolving)
+                    if type(item) is dict and item.get("required") is True and key == "properties":
+                        required_here.append(name)
+        elif key in _OF_SEVERAL or (key == "items" and isinstance(value, list)):
             if not isinstance(value, list):
                 raise _SchemaFaultError(f"{key} is {type(value).__name__}, not a list")
+            spend(len(value))
             if value:
-                schema[key] = [_schema(item, depth + 1) for item in value]
+                schema["prefixItems" if key == "items" else key] = [
+                    _schema(item, depth + 1, root, resolving) for item in value
+                ]
+        elif key in _OF_ONE:
+            spend()
+            schema[key] = value if isinstance(value, bool) else _schema(value, depth + 1, root, resolving)
         elif key == "required":
             if isinstance(value, list):
                 schema["required"] = list(dict.fromkeys(item for item in value if isinstance(item, str)))
         elif key == "enum":
             if isinstance(value, list) and value:
                 schema["enum"] = value
-        elif key not in _DROPPED:
+                together = True
+        elif key in _SHAPES and not (key in _LIMITS and isinstance(value, bool)):
+            fits, wanted = _SHAPES[key]
+            if not fits(value):
+                raise _SchemaFaultError(f"{key} is {str(value)[:100]!r}; {wanted} is wanted")
             schema[key] = value
+            together = together or key == "$ref"
+        else:
+            schema[key] = value
+            together = together or key in _LIMITS
     if required_here:  # draft 3 wrote `required: true` inside the property
         schema["required"] = list(dict.fromkeys([*schema.get("required", ()), *required_here]))
+    if together or "allOf" in schema:
+        return _settled(schema, raw.get("nullable") is True, depth, root, resolving)
     return schema
+
+
+def _settled(schema: Schema, nullable: bool, depth: int, root: Mapping[str, Any], resolving: frozenset[str]) -> Schema:
+    """What several keywords say together."""
+    if "$ref" in schema:
+        schema = _resolved(schema, depth, root, resolving)
+    for key, limit in _LIMITS.items():
+        if isinstance(schema.get(key), bool):  # draft 4 and OpenAPI 3.0: whether the limit itself is excluded
+            excluded = schema.pop(key)
+            if excluded and limit in schema:
+                schema[key] = schema.pop(limit)
+    if "allOf" in schema:
+        schema = _merged(schema)
+    if nullable:
+        schema = _nullable(schema)
+    return _with_one_meaning(schema) if "enum" in schema else schema
+
+
+def _resolved(schema: Schema, depth: int, root: Mapping[str, Any], resolving: frozenset[str]) -> Schema:
+    """A local reference replaced by what it names; any other stays, is shown to the model and checks nothing."""
+    reference = schema["$ref"]
+    if not reference.startswith("#"):
+        return schema
+    siblings = {key: value for key, value in schema.items() if key != "$ref"}
+    if reference in resolving:
+        return siblings
+    found: Any = root
+    for part in reference[1:].split("/")[1:]:
+        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
+    if not isinstance(found, dict):
+        return schema
+    spend(1 + len(found))
+    return _schema(found, depth + 1, root, resolving | {reference}) | siblings
+
+
+def _merged(schema: Schema) -> Schema:
+    """`allOf` taken into the schema around it; a part that contradicts what is there stays in `allOf`."""
+    parts = schema.pop("allOf")
+    left = []
+    for part in parts:
+        own, other = schema.get("properties", {}), part.get("properties", {})
+        clash = any(own.get(name, item) != item for name, item in other.items()) or any(
+            key not in ("properties", "required", *_ANNOTATIONS) and schema.get(key, value) != value
+            for key, value in part.items()
+        )
+        if clash:
+            left.append(part)
+            continue
+        required = list(dict.fromkeys([*schema.get("required", ()), *part.get("required", ())]))
+        schema = part | schema
+        if own or other:
+            schema["properties"] = own | other
+        if required:
+            schema["required"] = required
+    return schema | ({"allOf": left} if left else {})
+
+
+def _nullable(schema: Schema) -> Schema:
+    """OpenAPI 3.0's `nullable: true`."""
+    for key in ("anyOf", "oneOf"):
+        if key in schema and "type" not in schema:
+            branches = schema[key]
+            return schema if {"type": "null"} in branches else schema | {key: [*branches, {"type": "null"}]}
+    if "enum" in schema and not any(value is None for value in schema["enum"]):
+        schema = schema | {"enum": [*schema["enum"], None]}
+    names = as_list(schema.get("type"))
+    return schema | {"type": one_or_list([*names, "null"])} if names else schema
+
+
+_KINDS: dict[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "array": (list,),
+    "object": (dict,), "null": (type(None),),
+}  # fmt: skip
+_NAMES = {kinds[-1]: name for name, kinds in _KINDS.items()}
+
+
+def _with_one_meaning(schema: Schema) -> Schema:
+    """An enum that says something else than the type beside it.
+
+    Numbers written as texts, and texts written as numbers, take the type that is named. Where that would be a guess
+    (what text is `true`?) the value is taken by its word and the type admits it. An enum beside a list is of its items.
+    """
+    values, names = schema["enum"], as_list(schema.get("type"))
+    spend(len(values) // 64)
+    kinds = {kind for name in names for kind in _KINDS[name]}
+    if not names or all(type(value) in kinds for value in values):
+        return schema
+    items = schema.get("items", {})
+    if list in kinds and isinstance(items, dict) and not any(type(value) in kinds for value in values):
+        rest = {key: value for key, value in schema.items() if key != "enum"}
+        return rest | {"items": _with_one_meaning(items | {"enum": values})}
+    values = [value if type(value) in kinds else _as_kind(value, kinds) for value in values]
+    others = [_NAMES[type(value)] for value in values if type(value) not in kinds]
+    return schema | {"type": one_or_list([*names, *others]), "enum": values}
+
+
+def _as_kind(value: Any, kinds: set[type]) -> Any:
+    """The value as one of the kinds, where that loses nothing; else the value itself."""
+    if str in kinds:
+        return str(value) if _is_number(value) else value
+    if isinstance(value, str):
+        try:
+            read = json.loads(value.lower())
+        except (ValueError, RecursionError):
+            return value
+        return read if type(read) in kinds else value
+    return value
 
 
 def _type(value: Any) -> Schema:
     if isinstance(value, list):
         texts = [item for item in value if isinstance(item, str)]
-        names = [name for text in texts for name in _as_list(_of_type_name(text)[0].get("type"))]
-        return {"type": _one_or_list(names)} if names and len(names) >= len(value) else {}
-    return _of_type_name(value)[0] if isinstance(value, str) else {}
-
-
-_OPTIONAL_MARK = re.compile(r"\s*+[,(]?\s*+\boptional\b(?!\s*\[)\s*\)?", re.IGNORECASE)
-_GENERIC = re.compile(r"^(?:typing\.)?([A-Za-z_]+)\s*\[(.*)\]$", re.DOTALL)
-
-
-def _read_type(text: str) -> tuple[Schema, bool]:
-    text = text.strip().strip("'\"")
-    alternatives = _split(text, "|")
-    if len(alternatives) > 1:
-        return _union(alternatives)
-    found = _GENERIC.match(text)
-    if not found:
-        name = text.removeprefix("typing.").lower()
-        kind = _TYPES.get(name)
-        return ({"type": kind} if kind else {}), False
-    outer, inner = found[1].lower(), _split(found[2], ",")
-    if outer == "optional":
-        return _read_type(found[2])[0], True
-    if outer == "union":
-        return _union(inner)
-    if outer == "literal":
-        try:
-            return {"enum": [_literal(item) for item in inner]}, False
-        except ValueError:
-            return {}, False
-    kind = _TYPES.get(outer)
-    if kind == "array":
-        items = _read_type(inner[0])[0]
-        if outer == "tuple" and not (len(inner) == 2 and inner[1] == "..."):
-            each = [_read_type(item)[0] for item in inner]
-            items = each[0] if all(item == each[0] for item in each) else {}
-        return {"type": "array"} | ({"items": items} if items else {}), False
-    if kind == "object":
-        values = _read_type(inner[1])[0] if len(inner) == 2 else {}
-        return {"type": "object"} | ({"additionalProperties": values} if values else {}), False
-    return ({"type": kind} if kind else {}), False
-
-
-def _union(parts: list[str]) -> tuple[Schema, bool]:
-    schemas = [_read_type(part)[0] for part in parts]
-    optional = {"type": "null"} in schemas
-    schemas = [schema for schema in schemas if schema != {"type": "null"}]
-    if not all(schemas):
-        return {}, optional  # one part may be anything
-    if all(schema.keys() == {"type"} for schema in schemas):
-        return {"type": _one_or_list([name for schema in schemas for name in _as_list(schema["type"])])}, optional
-    return (schemas[0] if len(schemas) == 1 else {"anyOf": schemas}), optional
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split at separators outside brackets and quotes."""
-    parts, depth, start, quote = [], 0, 0, ""
-    for index, letter in enumerate(text):
-        if quote:
-            quote = "" if letter == quote else quote
-        elif letter in "'\"":
-            quote = letter
-        elif letter in "[(":
-            depth += 1
-        elif letter in "])":
-            depth -= 1
-        elif letter == separator and depth == 0:
-            parts.append(text[start:index].strip())
-            start = index + 1
-    return [*parts, text[start:].strip()]
-
-
-def _literal(text: str) -> Any:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else json.loads(text.lower())
-
-
-def _as_list(value: Any) -> list[Any]:
-    return [] if value is None else value if isinstance(value, list) else [value]
-
-
-def _one_or_list(names: list[str]) -> Any:
-    names = list(dict.fromkeys(names))
-    return names[0] if len(names) == 1 else names
-
-
-def _as_type(default: Any, schema: Schema) -> Any:
-    """The default as a value of the schema's type, or None where it is none without loss."""
-    if _is_valid(default, schema):
-        return default
-    if isinstance(default, str):
-        try:
-            value = json.loads({"True": "true", "False": "false"}.get(default, default))
-        except (ValueError, RecursionError):
-            return None
-        return value if _is_valid(value, schema) else None
-    return str(default) if schema.get("type") == "string" and isinstance(default, int | float) else None
-
-
-_PLAIN = {
-    "type",
-    "properties",
-    "required",
-    "description",
-    "default",
-    "enum",
-    "items",
-    "title",
-    "format",
-    "additionalProperties",
-}
-
-
-def _is_plain(schema: Schema) -> bool:
-    """Only keywords that normalising has already given their right form: the schema is valid by construction."""
-    if not schema.keys() <= _PLAIN:
-        return False
-    for key in ("items", "additionalProperties"):
-        if isinstance(schema.get(key), dict) and not _is_plain(schema[key]):
-            return False
-    return "properties" not in schema or all(map(_is_plain, schema["properties"].values()))
+        names = [name for text in texts for name in as_list(schema_of_type_name(text)[0].get("type"))]
+        return {"type": one_or_list(names)} if names and len(names) >= len(value) else {}
+    return schema_of_type_name(value)[0] if isinstance(value, str) else {}

@@ -21,7 +21,8 @@ from urllib.parse import quote
 
 from components.errors import CallforgeError, InputError
 from components.files import expand_home, sha256_of_json, write_json
-from components.function_calls.formats import FormatError, Rejected, read_records
+from components.function_calls.formats.lines import FormatError, Limits
+from components.function_calls.formats.reader import Rejected, read_records
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
 from components.language_models.samplers.published import RANKS
 from components.language_models.samplers.vllm_server import MODELS, find_base_model
@@ -187,7 +188,9 @@ def _check_data(settings: Settings) -> None:
     first: Rejected | None = None
     try:
         with open_uri(data) as stream:
-            for number, item in enumerate(read_records(stream, data, settings.data_refine.data_format)):
+            limits = Limits(settings.data_refine.max_lines, settings.data_refine.max_unpacked_mb * 2**20)
+            records = read_records(stream, data, settings.data_refine.data_format, limits)
+            for number, item in enumerate(records):
                 if not isinstance(item, Rejected):
                     return
                 first = first or item

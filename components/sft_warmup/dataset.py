@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.function_calls.formats import FormatError, Rejected, read_records
+from components.function_calls.formats.lines import FormatError
+from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.prompt import build_prompt, render_turn
 from components.function_calls.record import Record
 from components.language_models.tokens import encode_prompt, encode_turn

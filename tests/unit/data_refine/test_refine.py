@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import posixpath
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.data_refine import refine
+from components.data_refine.grounding import check_grounding
 from components.data_refine.overlap import bfcl_data_folder, bfcl_questions
-from components.data_refine.rules import check_grounding
 from components.errors import InputError
 from components.function_calls.record import record_from_json
 from components.settings import DataRefineSettings, RunSettings
@@ -70,7 +72,9 @@ class Refined:
         texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
         data.write_text("".join(text + "\n" for text in texts), "utf-8", newline="\n")
         self.folder = folder / "stage"
-        settings = DataRefineSettings(data=str(data), data_format="callforge", **{"benchmark_overlap": 1.0, **config})
+        settings = DataRefineSettings(
+            data=str(data), **{"data_format": "callforge", "benchmark_overlap": 1.0, **config}
+        )
         self.metrics = refine.refine(settings, self.folder).metrics()
 
     def lines(self, outcome: str) -> list[dict[str, Any]]:
@@ -145,6 +149,19 @@ GROUNDING = {
     "part of a word": ("1 night in Quibdolandia", {}, False),
     "part of a number": ("21 nights in Quibdo", {}, False),
     "part of a decimal": ("2.1 nights in Quibdo", {}, False),
+    "digits in full width": ("1 night in Quibdo under \uff18\uff10", {"budget": 80}, True),
+    "other accents": ("1 night in Québdo", {"town": "Quebdo"}, True),
+    "decomposed accents": ("1 night in Sa\u0303o Paulo", {"town": "S\u00e3o Paulo"}, True),
+    "Chinese": ("帮我订北京的房间 1晚", {"town": "北京"}, True),
+    "Chinese, another city": ("帮我订北京的房间 1晚", {"town": "上海"}, False),
+    "two Chinese words": ("北京和上海的房间 1晚", {"town": "北京 上海"}, True),
+    "Japanese": ("大阪で1泊したい", {"town": "大阪"}, True),
+    "Korean": ("서울에서 1박 하고 싶어", {"town": "서울"}, True),
+    "Thai": ("จองห้อง 1 คืนที่เชียงใหม่วันนี้", {"town": "เชียงใหม่"}, True),
+    "Russian in another case": ("Одна ночь (1) в Казани", {"town": "Казань"}, True),
+    "two Russian words": ("1 ночь в Нижнем Новгороде", {"town": "Нижний Новгород"}, True),
+    "another Russian town": ("1 ночь в Казани", {"town": "Пермь"}, False),
+    "Greek": ("1 νύχτα στην Αθήνα", {"town": "Αθηνα"}, True),
     "nobody said it": ("1 night by the sea", {}, False),
     "number nobody said": ("1 night in Quibdo", {"budget": 75}, False),
 }
@@ -239,12 +256,30 @@ def test_a_question_of_the_benchmark_is_rejected(tmp_path: Path, category: str) 
     assert refined.reasons() == {2: "benchmark_overlap"}, name
 
 
-def test_overlap_is_a_share_of_the_records_words(tmp_path: Path) -> None:
-    text = "Find the area of a triangle with a base of 10 units and height of 5 units."  # 17 words, 10 grams
-    mine = " ".join(f"word{number}" for number in range(20))
-    lines = [record(0), record(1, answers=[], messages=asked(f"{text} {mine}"))]  # 10 of 30 grams
-    assert Refined(tmp_path / "a", lines, benchmark_overlap=0.34).reasons() == {}
-    assert Refined(tmp_path / "b", lines, benchmark_overlap=0.33).reasons() == {2: "benchmark_overlap"}
+TRIANGLE = "Find the area of a triangle with a base of 10 units and height of 5 units."  # 17 words, 10 grams
+SAID = " ".join(f"word{number}" for number in range(200))
+OVERLAP = {
+    "as it stands": ([TRIANGLE], True),
+    "behind much else": ([f"{SAID} {TRIANGLE} {SAID}"], True),
+    "in the first turn": ([TRIANGLE, "Thank you, and now?"], True),
+    "in the last turn": ([SAID, SAID, TRIANGLE.upper()], True),
+    "four of its ten grams": (["the area of a triangle with a base of 10 units"], True),
+    "two of its ten grams": (["the area of a triangle with a base of"], False),
+    "a question of six words": (["I want to watch a movie."], True),
+    "the same behind more": (["Tell me. I want to watch a movie. Today"], True),
+    "five of six words": (["I want to watch a film"], False),
+    "a question of four words": (["who write Don Quixote?"], True),
+    "the same in the middle of another": (["And who write Don Quixote? I forgot"], False),
+    "a greeting in an earlier turn": (["Hi", "How are you?", "Look up the weather, will you"], False),
+}
+
+
+@pytest.mark.parametrize(("turns", "found"), OVERLAP.values(), ids=OVERLAP.keys())
+def test_overlap_is_a_share_of_the_question(tmp_path: Path, turns: list[str], found: bool) -> None:
+    messages = [message for turn in turns for message in (*asked(turn), {"role": "assistant", "content": "Yes"})][:-1]
+    lines = [record(0), record(1, answers=[], messages=messages)]
+    refined = Refined(tmp_path, lines, benchmark_overlap=0.3)
+    assert refined.reasons() == ({2: "benchmark_overlap"} if found else {})
 
 
 def test_hard_and_rejected_lines_keep_the_record_or_the_raw_text(tmp_path: Path) -> None:
@@ -366,6 +401,164 @@ def test_nothing_qualified_names_the_reasons_and_an_example(tmp_path: Path) -> N
     with pytest.raises(InputError, match=r"2 unknown_tool, 1 not_json.*line 1: unknown_tool.*'fly'"):
         Refined(tmp_path, [*(record(n, answers=[{"name": "fly", "arguments": {}}]) for n in range(2)), "{"])
     assert not list((tmp_path / "stage").glob("*.gz"))
+
+
+def test_no_call_whose_response_reads_as_a_call_is_hard(tmp_path: Path) -> None:
+    lines = [
+        record(0, answers=[], response="I can't do that."),
+        record(1, answers=[], response=""),
+        record(2, answers=[], response='[book_room(town="Quibdo")]'),
+        record(3, answers=[], response='book_room(town="Quibdo")'),
+    ]
+    assert Refined(tmp_path, lines).reasons() == {3: "response_is_a_call", 4: "response_is_a_call"}
+
+
+def with_schema(schema: dict[str, Any], value: Any, **beside: Any) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": {"x": schema}, **beside}
+    return record(tools=changed_tool(parameters=parameters), answers=[{"name": "book_room", "arguments": {"x": value}}])
+
+
+def doubling(depth: int) -> dict[str, Any]:
+    """A schema of a few references that stands for 4**depth schemas."""
+    return {f"a{n}": {"properties": {key: {"$ref": f"#/$defs/a{n + 1}"} for key in "bcde"}} for n in range(depth)}
+
+
+MANY = {f"a{number}": {} for number in range(3_000)}
+# All of legal size; some take linear time now, the others are given up.
+COSTLY = {
+    "argument names spelt alike": (
+        record(
+            tools=changed_tool(parameters={"properties": {"-" * n: {} for n in range(1, 1300)}}),
+            answers=[{"name": "book_room", "arguments": {"-": "Quibdo"}}],
+        ),
+        None,
+    ),
+    "tool names spelt alike": (
+        record(tools=[*({**OTHER_TOOL, "name": "-" * (n % 50) + f"{n}"} for n in range(4_000)), TOOL]),
+        None,
+    ),
+    "a tool repeated late": (
+        record(tools=[{**OTHER_TOOL, "name": f"t{n}"} for n in [*range(4_000), 3_999]]),
+        "tool_repeated",
+    ),
+    "texts against a long enum": (
+        with_schema(
+            {"type": "array", "items": {"type": "string", "enum": [f"{n}" for n in range(20_000)]}}, ["19999"] * 20_000
+        ),
+        "too_much_work",
+    ),
+    "numbers against a long enum": (
+        with_schema({"type": "array", "items": {"enum": list(range(20_000))}}, [19_999] * 20_000),
+        "too_much_work",
+    ),
+    "anyOf of thousands": (
+        with_schema({"anyOf": [{"type": "integer", "minimum": n} for n in range(8_000)]}, "Quibdo"),
+        "too_much_work",
+    ),
+    "anyOf in anyOf": (
+        with_schema(
+            {"anyOf": [{"type": "array", "items": {"anyOf": [{"const": n} for n in range(200)]}}] * 40}, ["a"] * 3_000
+        ),
+        "too_much_work",
+    ),
+    "references that double": (with_schema({"$ref": "#/$defs/a0"}, {}, **{"$defs": doubling(14)}), "too_much_work"),
+    "many calls of many required arguments": (
+        record(
+            tools=changed_tool(parameters={"type": "object", "properties": MANY, "required": list(MANY)}),
+            answers=[{"name": "book_room", "arguments": dict.fromkeys(MANY, "x")}] * 5,
+        ),
+        "not_renderable",
+    ),
+    "many values in a long text": (
+        record(
+            messages=asked("q" * 700_000),
+            answers=[{"name": "book_room", "arguments": {"town": "q" * 5, "nights": n % 9}} for n in range(700)],
+        ),
+        "ungrounded",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "reason"), COSTLY.values(), ids=COSTLY.keys())
+def test_no_record_takes_for_ever(tmp_path: Path, line: dict[str, Any], reason: str | None) -> None:
+    assert len(json.dumps(line)) < 2**20
+    assert Refined(tmp_path, [record(7), line]).reasons() == ({2: reason} if reason else {})
+
+
+LARGE = {
+    "too long": (record(messages=asked("x" * 2**20)), "too_long"),
+    "too many values": (record(meta={"page": [0] * 100_000}), "too_many_values"),
+    "too deep": (deep_call(900), "too_deep"),
+    "a dialogue of thousands of turns": (
+        {"messages": [*asked("Hi"), {"role": "assistant", "content": "Yes?"}] * 2_000, "tools": []},
+        "too_much_work",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), LARGE.values(), ids=LARGE.keys())
+def test_what_is_too_large_is_rejected_by_name(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
+    assert Refined(tmp_path, [record(7), line], data_format="auto").reasons() == {2: reason}
+
+
+BOMBS = {
+    "blank lines": (b"\n" * 2**22, {"max_lines": 1000}, "more than 1,000 lines"),
+    "empty objects": (b"{}\n" * 2000, {"max_lines": 1000}, "more than 1,000 lines"),
+    "one array": (b"[" + b"{}," * 2000 + b"{}]", {"max_lines": 1000}, "more than 1,000 records"),
+    "one endless line": (b" " * 2**22, {"max_unpacked_mb": 2}, "longer than 2,097,152 bytes, unpacked"),
+}
+
+
+@pytest.mark.parametrize(("content", "limits", "named"), BOMBS.values(), ids=BOMBS.keys())
+def test_a_file_that_unpacks_without_end_is_left(
+    tmp_path: Path, content: bytes, limits: dict[str, int], named: str
+) -> None:
+    data = tmp_path / "data.jsonl.gz"
+    data.write_bytes(gzip.compress(content))
+    with pytest.raises(InputError, match=f"data_refine.data: .*{named}"):
+        refine.refine(DataRefineSettings(data=str(data), benchmark_overlap=1.0, **limits), tmp_path / "stage")
+
+
+def test_metric_names_are_names_to_mlflow(tmp_path: Path) -> None:
+    sources = ["..", ".", "a/../b", "x" * 300, "глайв", " ", "a:b", "../..", "...", "tool\nrl", "\x1b[2J"]
+    metrics = Refined(tmp_path, [record(number, source=source) for number, source in enumerate(sources)]).metrics
+    for name in (f"data_refine/{name}" for name in metrics):
+        assert re.fullmatch(r"[\w./ -]+", name, re.ASCII), name
+        assert posixpath.normpath(name) == name, "MLflow reads it as a path"
+    assert sum(value for name, value in metrics.items() if name.startswith("source/")) == len(sources)
+
+
+def test_a_run_that_is_repeated_logs_nothing_twice(tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text(json.dumps(record()))
+    config = DataRefineSettings(data=str(data), benchmark_overlap=1.0)
+    for _ in range(2):  # killed before its manifest was written, and started again
+        execute_stage("data_refine", refine.run, config, {}, tmp_path / "stage", RunSettings())
+        (tmp_path / "stage" / "manifest.json").unlink()
+    steps = (tmp_path / "stage" / "metrics.jsonl").read_text().splitlines()
+    assert len(steps) == len(set(steps))
+
+
+CASES = Path(__file__).resolve().parents[3] / "../shared/cases"
+RIGHT = {
+    "arrow_padding.jsonl": {},
+    "nullable.jsonl": {},
+    "cjk.jsonl": {},
+    "wrappers.jsonl": {4: "benchmark_overlap"},  # "Tell me a joke" is a question of the benchmark
+    "openai_ft.jsonl": {2: "duplicate", 3: "duplicate"},
+    "history.jsonl": {10: "missing_argument"},  # null arguments where one is required
+    "hermes.jsonl": {},
+    "greeting.jsonl": {},
+}
+
+
+@pytest.mark.skipif(not CASES.exists(), reason="the inputs of ../shared/cases are not here")
+@pytest.mark.parametrize(("file", "reasons"), RIGHT.items(), ids=RIGHT.keys())
+def test_inputs_that_public_reports_suggested(tmp_path: Path, file: str, reasons: dict[int, str]) -> None:
+    lines = (CASES / file).read_text("utf-8").splitlines()
+    refined = Refined(tmp_path, lines, data_format="auto", benchmark_overlap=0.3)
+    assert refined.reasons() == reasons
+    assert refined.metrics["records"] == len(lines)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the real records of ../shared/data are not here")

