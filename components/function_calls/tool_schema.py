@@ -323,7 +323,9 @@ def _settled(schema: Schema, nullable: bool, depth: int, root: Mapping[str, Any]
         schema = _merged(schema)
     if nullable:
         schema = _nullable(schema)
-    return _with_one_meaning(schema) if "enum" in schema else schema
+    if "enum" in schema:
+        schema = _with_one_meaning(schema)
+    return {"type": schema["type"], **schema} if "type" in schema else schema
 
 
 def _resolved(schema: Schema, depth: int, root: Mapping[str, Any], resolving: frozenset[str]) -> Schema:

@@ -64,6 +64,7 @@ STAGES = (
         image=images.LIGHT,
         output="refined",
         content=("qualified.jsonl.gz", "hard.jsonl.gz", "rejected.jsonl.gz"),
+        version=2,
     ),
     Stage(
         name="sft_warmup",

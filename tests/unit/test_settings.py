@@ -157,6 +157,7 @@ def test_a_section_survives_json():
 
 
 KEPT = {
+    *("data_refine.max_lines", "data_refine.max_unpacked_mb"),
     *("egpo_rl.processes", "egpo_rl.shard_model", "egpo_rl.rollout.sampler_urls", "egpo_rl.update.max_bad_steps"),
     *("egpo_rl.update.unique_tokens_per_pass", "egpo_rl.update.gradient_checkpointing"),
     *("egpo_rl.checkpoint.every", "egpo_rl.checkpoint.keep"),

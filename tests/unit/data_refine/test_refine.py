@@ -533,7 +533,7 @@ def test_a_run_that_is_repeated_logs_nothing_twice(tmp_path: Path) -> None:
     data.write_text(json.dumps(record()))
     config = DataRefineSettings(data=str(data), benchmark_overlap=1.0)
     for _ in range(2):  # killed before its manifest was written, and started again
-        execute_stage("data_refine", refine.run, config, {}, tmp_path / "stage", RunSettings())
+        execute_stage(find_stage("data_refine"), config, {}, tmp_path / "stage", RunSettings())
         (tmp_path / "stage" / "manifest.json").unlink()
     steps = (tmp_path / "stage" / "metrics.jsonl").read_text().splitlines()
     assert len(steps) == len(set(steps))
