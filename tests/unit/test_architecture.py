@@ -83,7 +83,7 @@ def test_imports_go_down(path):
         assert FLOORS[room] < FLOORS[own], f"{own} (floor {FLOORS[own]}) imports {imported}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "components/function_calls").glob("*.py")), ids=module_of)
+@pytest.mark.parametrize("path", sorted((ROOT / "components/function_calls").rglob("*.py")), ids=module_of)
 def test_function_calls_knows_neither_network_nor_models(path):
     for imported in imports_of(path):
         assert not any(imported == name or imported.startswith(f"{name}.") for name in GROUND_FLOOR_OF_WORDS), imported
