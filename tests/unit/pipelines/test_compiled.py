@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import yaml
 
 from components import images
+from components.errors import InputError
+from components.stages.catalogue import NAMES, STAGES
 from pipelines import compiled_files
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
 from pipelines.steps import CONFIG_MAP, SECRET
+from pipelines.train import train
 
 COMPILED = sorted(compiled_files.COMPILED.glob("*.yaml"))
-STEPS = ("preflight", "data_refine", "sft_warmup", "egpo_rl", "bfcl_eval", "model_registration")
 
 
 def load(path: Path) -> tuple[dict, dict]:
@@ -65,7 +68,7 @@ def test_steps_ask_for_the_resources_of_the_profile(profile):
     specification, platform = load(compiled_files.compiled_path("train", profile))
     executors = specification["deploymentSpec"]["executors"]
     wanted = find_profile(profile).resources
-    for step in STEPS:
+    for step in NAMES:
         label = f"exec-{step.replace('_', '-')}"
         resources = executors[label]["container"]["resources"]
         assert resources["resourceCpuLimit"] == wanted[step].cpu
@@ -108,3 +111,26 @@ def test_the_settings_page_names_every_setting():
     page = compiled_files.settings_page()
     assert "`sft_warmup.adapter.rank`" in page and "`egpo_rl.algorithm.bonus_weight` | number, >= 0 | 0.4" in page
     assert "|  |" not in page, "a setting without a meaning"
+
+
+def test_preflight_hands_every_stage_its_section():
+    specification, _ = load(compiled_files.compiled_path("train", "gpu"))
+    outputs = specification["components"]["comp-preflight"]["outputDefinitions"]["parameters"]
+    assert {"run", *(stage.section for stage in STAGES)} <= outputs.keys()
+
+
+@pytest.mark.parametrize("step", NAMES)
+def test_a_step_without_resources_is_refused(step):
+    """It would run without its ConfigMap and Secret as well."""
+    profile = find_profile("gpu")
+    missing = dataclasses.replace(
+        profile, resources={name: item for name, item in profile.resources.items() if name != step}
+    )
+    with pytest.raises(InputError, match=f"profile gpu: it states no resources for the step {step}"):
+        train(missing)
+
+
+def test_evaluate_imports_what_the_pointer_of_a_stage_names():
+    specification, _ = load(compiled_files.COMPILED / "evaluate.yaml")
+    uri = specification["root"]["dag"]["tasks"]["importer"]["inputs"]["parameters"]["uri"]
+    assert uri["taskOutputParameter"] == {"outputParameterKey": "model", "producerTask": "preflight"}
