@@ -43,10 +43,10 @@ def resolve_base_model(reference: str) -> Path:
         InputError: there is no such model, the hub or S3 cannot be reached, or its weights are no safetensors.
     """
     if reference.startswith(PACKAGE):
-        return _check(_from_package(reference.removeprefix(PACKAGE)), reference)
+        weights = package_weights(reference.removeprefix(PACKAGE))
+        return _check(_cached(_package_folder(weights), lambda folder: _convert_gguf(weights, folder)), reference)
     if is_remote(reference):
-        name = hashlib.sha256(reference.encode()).hexdigest()[:16]
-        return _cached(f"s3-{name}", lambda folder: _from_s3(reference, folder))
+        return _cached(_s3_folder(reference), lambda folder: _from_s3(reference, folder))
     if (path := expand_home(reference)).is_dir():
         return _check(path.resolve(), reference)
     found = HUB_ID.fullmatch(reference)
@@ -56,6 +56,24 @@ def resolve_base_model(reference: str) -> Path:
             "org/name@revision), s3://bucket/prefix, or package://NAME"
         )
     return _check(_from_hub(found["name"], found["revision"]), reference)
+
+
+def fetched_base_model(reference: str) -> Path | None:
+    """The base model's directory where nothing has to be fetched or converted any more, else None.
+
+    Raises:
+        InputError: the package that is named has no model.
+    """
+    if reference.startswith(PACKAGE):
+        folder = cache_folder() / "models" / _package_folder(package_weights(reference.removeprefix(PACKAGE)))
+    elif is_remote(reference):
+        folder = cache_folder() / "models" / _s3_folder(reference)
+    elif not (folder := expand_home(reference)).is_dir() and (found := HUB_ID.fullmatch(reference)):
+        from huggingface_hub import try_to_load_from_cache
+
+        config = try_to_load_from_cache(found["name"], "config.json", revision=found["revision"])
+        return Path(config).parent if isinstance(config, str) else None
+    return folder if folder.is_dir() else None
 
 
 def hub_is_offline() -> bool:
@@ -128,12 +146,21 @@ def _cached(name: str, make: Callable[[Path], object]) -> Path:
     return target
 
 
+def _s3_folder(uri: str) -> str:
+    return f"s3-{hashlib.sha256(uri.encode()).hexdigest()[:16]}"
+
+
 def _from_s3(uri: str, folder: Path) -> None:
     download_folder(uri, folder)
     _check(folder, uri)  # before it counts as whole: a mended prefix is fetched again
 
 
-def _from_package(name: str) -> Path:
+def package_weights(name: str) -> Path:
+    """The one GGUF file of an installed Python package, which is not imported.
+
+    Raises:
+        InputError: there is no such package, or not one such file in it.
+    """
     spec = find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise InputError(
@@ -143,8 +170,11 @@ def _from_package(name: str) -> Path:
     weights = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if len(weights) != 1:
         raise InputError(f"base model {PACKAGE}{name}: one *.gguf file is wanted in the package, it has {len(weights)}")
-    digest = sha256_of_file(weights[0])[:12]
-    return _cached(f"{weights[0].stem}-{digest}", lambda folder: _convert_gguf(weights[0], folder))
+    return weights[0]
+
+
+def _package_folder(weights: Path) -> str:
+    return f"{weights.stem}-{sha256_of_file(weights)[:12]}"
 
 
 def _convert_gguf(file: Path, folder: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -26,6 +25,7 @@ from components.function_calls.formats.reader import Rejected, read_records
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
 from components.language_models.samplers.published import RANKS
 from components.language_models.samplers.vllm_server import MODELS, find_base_model
+from components.preflight.disk import HUB, check_disk
 from components.services.events import announce, library_warnings, say, warn
 from components.services.storage import check_bucket, is_remote, names_below, open_uri
 from components.services.tracking import check_access, tracking_uri
@@ -54,9 +54,7 @@ PARAMETERS = {
 }
 """The settings that a pipeline has parameters of their own for."""
 SAMPLE = "sample"
-DISK_BYTES = 4 * 10**9  # a small base model, its merged copy and the checkpoints
 RECORDS_TRIED = 100
-HUB = "https://huggingface.co"
 Check = Callable[[], None]
 
 
@@ -162,7 +160,7 @@ def _problem(check: Check) -> str:
 
 def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator[Check]:
     if here:
-        yield _check_disk
+        yield partial(check_disk, settings, stages)
     if settings.run.artifact_root:
         yield partial(check_bucket, settings.run.artifact_root)
     if tracking_uri():
@@ -358,12 +356,3 @@ def _check_evaluator() -> None:
     """Refinement (overlap with the benchmark) and evaluation read the benchmark's questions."""
     if find_spec("bfcl_eval") is None:
         raise InputError("bfcl-eval: the package is not installed; pip install --no-deps bfcl-eval filelock")
-
-
-def _check_disk() -> None:
-    folder = Path.cwd()
-    free = shutil.disk_usage(folder).free
-    if free < DISK_BYTES:
-        raise InputError(
-            f"disk: {free / 1e9:.1f} GB are free in {folder}, {DISK_BYTES / 1e9:.0f} GB are wanted; make room"
-        )

