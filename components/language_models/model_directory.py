@@ -8,73 +8,40 @@ a model brings along is never run.
 
 from __future__ import annotations
 
-import json
 import os
-import platform
 import shutil
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftModel
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from components.errors import InputError, WorkError
-from components.files import write_json
-from components.language_models.adapters import adapter_digest
-from components.language_models.base_models import resolve_base_model, weights_digest, without_bars
-from components.language_models.tokens import ensure_chat_template
+from components.files import read_json, write_json
+from components.language_models.adapters import adapter_digest, is_finite, read_adapter, refuse_unless_finite
+from components.language_models.base_models import ADAPTER_CONFIG, ResolvedModel, without_bars
+from components.language_models.model_card import CARD, ModelCard, read_card
+from components.language_models.tokens import check_template, ensure_chat_template
+from components.language_models.weight_files import custom_code
 from components.services.progress import track
 
-CARD = "callforge.json"
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Dtype = Literal["float32", "bfloat16", "float16"]
-
-
-class BaseModelReference(BaseModel):
-    """What the user called the base model, and the digest of its weights (base_models.weights_digest)."""
-
-    model_config = ConfigDict(frozen=True)
-    reference: str
-    sha256: str
-
-
-def library_versions() -> dict[str, str]:
-    """Versions of what decides the numbers: Python and the libraries that train."""
-    versions = {"python": platform.python_version()}
-    for name in ("callforge", "torch", "transformers", "peft", "tokenizers", "safetensors"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "unknown"  # callforge run from a checkout that is not installed
-    return versions
-
-
-class ModelCard(BaseModel):
-    """Contents of callforge.json. `parents` are digests by name, e.g. of the records and of the adapter trained on."""
-
-    model_config = ConfigDict(frozen=True)
-    stage: str
-    base_model: BaseModelReference
-    prompt_version: str
-    parents: dict[str, str] = Field(default_factory=dict)
-    config: dict[str, Any] = Field(default_factory=dict)
-    library_versions: dict[str, str] = Field(default_factory=library_versions)
+# By default transformers asks on standard input whether to run a model's own code, and looks on the hub for files.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory: the base (`path` is its directory), or a PeftModel around it, and its tokenizer."""
+    """A model in memory, a PeftModel where it has an adapter; its tokenizer; and where its whole weights lie."""
 
     model: Any
     tokenizer: Any
-    path: Path
+    base: ResolvedModel
 
 
 def default_device() -> str:
@@ -82,55 +49,77 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def read_card(folder: Path) -> ModelCard:
-    """The card of a model directory.
+def load_model(model: ResolvedModel, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
+    """A base model, merged weights, or an adapter on its base, for evaluation."""
+    loaded = load_base(model.origin, dtype, device)
+    return load_adapter(loaded, model, trainable=False) if model.base else loaded
+
+
+def load_base(base: ResolvedModel, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
+    """Load a whole model and its tokenizer, for evaluation. Code that the model brings along is not run.
 
     Raises:
-        InputError: there is none, or it lacks something.
+        InputError: transformers cannot load it, weights are missing, left over, or not finite, its tokenizer has
+            tokens that the model has not, or its chat template cannot be used.
     """
-    try:
-        return ModelCard.model_validate_json((folder / CARD).read_text("utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"model {folder}: there is no {CARD}; a model directory of callforge is wanted") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"model {folder}: {CARD}: {where}: {first['msg']}") from None
+    tokenizer = load_tokenizer(base)
+    with _load_faults(base), track(1, f"load {base.path.name}", "models") as bar, without_bars():
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            base.path, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **NO_CODE
+        )
+        bar.advance()
+    model, keys = loaded
+    for what, names in (("lack", keys["missing_keys"]), ("and not its config.json have", keys["unexpected_keys"])):
+        if names:
+            raise InputError(
+                f"base model {base.path}: its weight files {what} {len(names)} weights of the model, first "
+                f"{min(names)[:200]}; fetch or save it again, with the config.json that belongs to it"
+            )
+    model = model.to(device or default_device())
+    refuse_unless_finite(f"base model {base.path}", model.named_parameters())
+    _refuse_unknown_tokens(base, tokenizer, model.get_input_embeddings().num_embeddings)
+    return LoadedModel(model.eval(), tokenizer, base)
 
 
-def load_base(path: Path, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
-    """Load the base model of a local directory (see resolve_base_model) and its tokenizer, for evaluation.
+def load_tokenizer(base: ResolvedModel) -> Any:
+    """A model's tokenizer, with our chat template where it has none, and a padding token.
 
     Raises:
-        InputError: transformers cannot load it.
+        InputError: transformers cannot load it, or its chat template cannot be used.
     """
-    try:
-        with track(1, f"load {path.name}", "models") as bar, without_bars():
-            tokenizer = load_tokenizer(path)
-            model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), use_safetensors=True)
-            bar.advance()
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"base model {path}: transformers cannot load it: {type(error).__name__}: {reason}") from error
-    return LoadedModel(model.to(device or default_device()).eval(), tokenizer, path)
-
-
-def load_tokenizer(path: Path) -> Any:
-    """The tokenizer of a local directory, with our chat template where it has none, and a padding token."""
-    tokenizer = AutoTokenizer.from_pretrained(path)
+    with _load_faults(base):
+        tokenizer = AutoTokenizer.from_pretrained(base.path, **NO_CODE)
     ensure_chat_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    check_template(tokenizer)
     return tokenizer
 
 
-def load_for_inference(folder: Path | str, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
-    """Load a model directory: a base (a path or any reference), merged weights, or base and adapter by its card."""
-    if holds_adapter(Path(folder)):
-        card = read_card(Path(folder))
-        base = load_base(resolve_base_model(card.base_model.reference), dtype, device)
-        return load_adapter(base, Path(folder), trainable=False)
-    return load_base(resolve_base_model(str(folder)), dtype, device)
+def load_config(base: ResolvedModel) -> Any:
+    """A model's configuration, as transformers has it."""
+    with _load_faults(base):
+        return AutoConfig.from_pretrained(base.path, **NO_CODE)
+
+
+@contextmanager
+def _load_faults(base: ResolvedModel) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
+        reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        if code := custom_code(base.path):
+            reason = f"it wants to run code of its own ({code}), which is never done; without it: {reason}"
+        raise InputError(f"base model {base.path}: transformers cannot load it: {reason}") from error
+
+
+def _refuse_unknown_tokens(base: ResolvedModel, tokenizer: Any, rows: int) -> None:
+    token, largest = max(tokenizer.get_vocab().items(), key=itemgetter(1))
+    if largest >= rows:
+        raise InputError(
+            f"base model {base.path}: its tokenizer has token {largest} ({token[:100]!r}), and the model's embedding "
+            f"{rows} rows; give the tokenizer that belongs to the model, or enlarge the embedding"
+        )
 
 
 def save_adapter(model: PeftModel, folder: Path, card: ModelCard) -> None:
@@ -146,7 +135,7 @@ def save_adapter(model: PeftModel, folder: Path, card: ModelCard) -> None:
     def write(partial: Path) -> None:
         model.save_pretrained(str(partial), safe_serialization=True, save_embedding_layers=False)
         (partial / "README.md").unlink(missing_ok=True)  # peft's empty model card
-        settings = json.loads((partial / ADAPTER_CONFIG).read_text("utf-8"))
+        settings = read_json(partial / ADAPTER_CONFIG)
         settings["target_modules"] = sorted(settings["target_modules"])  # a set: its order changes between processes
         write_json(partial / ADAPTER_CONFIG, settings)
         write_json(partial / CARD, card.model_dump(mode="json"))
@@ -167,75 +156,51 @@ def save_model(loaded: LoadedModel, folder: Path, card: ModelCard) -> None:
     _write_folder(folder, write)
 
 
-def holds_adapter(folder: Path) -> bool:
-    """Whether a model directory holds an adapter, to be put on its base, and not a whole model."""
-    return (folder / ADAPTER_CONFIG).is_file()
-
-
-def adapter_is_zero(folder: Path) -> bool:
-    """Whether an adapter changes nothing, as before the first step: every B of its B A is zero."""
-    try:
-        with safe_open(folder / ADAPTER_WEIGHTS, "pt") as file:
-            changing = [name for name in file.keys() if ".lora_A." not in name]  # noqa: SIM118  # no mapping
-            return all(".lora_B." in name and not file.get_tensor(name).any() for name in changing)
-    except (OSError, SafetensorError):
-        return False  # whoever loads it says what is wrong with it
-
-
-def load_adapter(loaded: LoadedModel, folder: Path, trainable: bool) -> LoadedModel:
-    """Put the adapter of a model directory on its base model; float32, in training mode where `trainable`.
+def load_adapter(loaded: LoadedModel, adapter: ResolvedModel, trainable: bool) -> LoadedModel:
+    """Put an adapter on its base model; float32, in training mode where `trainable`.
 
     Raises:
-        InputError: no adapter there, one made for other base weights, or one that does not fit the model.
+        InputError: it was made for other base weights, or is not an adapter that fits the model whole (read_adapter).
     """
-    card = read_card(folder)
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise InputError(f"model {folder}: there is no {ADAPTER_WEIGHTS}; an adapter in safetensors is wanted")
-    digest = weights_digest(loaded.path)
-    if card.base_model.sha256 != digest:
+    assert adapter.base is not None and adapter.card is not None
+    if adapter.base.sha256 != loaded.base.sha256:
         raise InputError(
-            f"model {folder}: its adapter was made for {card.base_model.reference} (weights "
-            f"{card.base_model.sha256[:12]}), and {loaded.path} has other weights ({digest[:12]}); use the base model "
-            "it was trained on, or train again"
+            f"model {adapter.path}: its adapter was made for {adapter.base.path}, not for {loaded.base.path}"
         )
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # as in attach_adapter
-            model = PeftModel.from_pretrained(loaded.model, folder, is_trainable=trainable)
-    except Exception as error:  # peft raises ValueError, RuntimeError, safetensors' own and more
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise InputError(f"model {folder}: the adapter cannot be loaded: {type(error).__name__}: {reason}") from error
-    return LoadedModel(model.train(trainable), loaded.tokenizer, loaded.path)
+    model = read_adapter(loaded.model, adapter.path, adapter.card.parents.get("adapter"), trainable)
+    return LoadedModel(model.train(trainable), loaded.tokenizer, loaded.base)
 
 
-def merge_adapter(model_folder: Path, target: Path, save_dtype: Dtype = "bfloat16") -> Path:
+def merge_adapter(model: ResolvedModel, target: Path, save_dtype: Dtype = "bfloat16") -> Path:
     """Write W + (alpha/r) B A as `target`: merged in float32 from the base's own files, then cast to `save_dtype`.
 
     Out of place: neither the base nor the adapter is touched, and nothing is ever un-merged. bfloat16 rounds most of a
     small update away (reference measurements: 79 % at a relative norm of 1e-3), which is why the merge is done once.
-    A whole model, which has nothing to merge, is cast alone.
+    A whole model, which has nothing to merge, is only cast.
 
     Returns:
         `target`, with safetensors, tokenizer, and callforge.json.
 
     Raises:
+        InputError: the model has no card, so callforge did not make it.
         WorkError: a weight is not finite in `save_dtype`.
     """
-    card = read_card(model_folder)
-    loaded = load_merged(model_folder, "cpu")
+    card = read_card(model.path)
+    loaded = load_merged(model, "cpu")
     loaded.model.to(getattr(torch, save_dtype))
     for name, weight in loaded.model.named_parameters():
-        if not torch.isfinite(weight).all():
-            raise WorkError(f"merge of {model_folder}: {name} is not finite in {save_dtype}; save as float32")
+        if not is_finite(weight):
+            raise WorkError(f"merge of {model.path}: {name} is not finite in {save_dtype}; save as float32")
     save_model(loaded, target, card)
     return target
 
 
-def load_merged(folder: Path, device: str) -> LoadedModel:
-    """Load a model directory in float32, its adapter, where there is one, merged into the weights."""
-    loaded = load_for_inference(folder, "float32", device)
-    model = loaded.model.merge_and_unload() if isinstance(loaded.model, PeftModel) else loaded.model
-    return replace(loaded, model=model)
+def load_merged(model: ResolvedModel, device: str) -> LoadedModel:
+    """Load a model in float32, its adapter, where there is one, merged into the weights."""
+    loaded = load_model(model, "float32", device)
+    if not model.base:
+        return loaded
+    return replace(loaded, model=loaded.model.merge_and_unload())
 
 
 def _write_folder(folder: Path, write: Callable[[Path], None]) -> None:

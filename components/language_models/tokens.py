@@ -1,5 +1,7 @@
 """The prompt and the assistant's turn as token ids, and the masks that tell thought from answer.
 
+Where the messages stand in a prompt is the model's own chat template's (chat_template.py); they are put there here.
+
 A turn is encoded in segments (`<think>`, thought, `</think>`, newline and answer, end of turn), so no token spans two
 of them and the mask of a training example is exact by construction. A sampled turn comes as ids whose tokens may span
 a tag's edge (`>` and newline are often one token); there the mask is found on the bytes of the tokens, never by
@@ -12,24 +14,27 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import accumulate, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from jinja2 import TemplateError
-
+from components.errors import InputError
 from components.function_calls.prompt import THINK_CLOSE, THINK_OPEN, Prompt, TurnText
+from components.language_models.chat_template import ConversationError, Layout, Slot, lay_out
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")  # ChatML, Llama 3, Gemma, Phi
-FIXED_DATE = "26 Jul 2024"  # Llama 3 templates write today's date into the prompt unless they are given one
 OPEN, CLOSE = THINK_OPEN.encode(), THINK_CLOSE.encode()
-LEFT, RIGHT = "\ue000", "\ue001"  # private-use marks around the number of a control token found in a message
+OPENED = re.compile(rf"{THINK_OPEN}\s*({THINK_CLOSE}\s*)?\Z")  # a thought that the template begins, or closes empty
+SURROGATES = re.compile("[\ud800-\udfff]")  # what JSON may hold and UTF-8 may not
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,31 +53,46 @@ def ensure_chat_template(tokenizer: Any) -> None:
 
 
 def encode_prompt(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of the chat up to where the assistant's turn starts.
+    """Token ids of the chat up to where the assistant's turn starts; each message is in it exactly once.
 
-    The tokenizer's own template is used where it has one. One that refuses a system message (Gemma) gets it as the
-    head of the first user message; one that opens the thought itself (reasoning models) has that tag cut off, because
-    our turn brings it. Control tokens spelled out in a message stay text: data cannot end a turn.
+    The tokenizer's own template is used where it has one. One that refuses or drops a system message (Gemma) gets it as
+    the head of the first user message. A thought that it begins itself, or closes empty, is cut off, because our turn
+    brings its own. Control tokens spelled out in a message stay text: data cannot end a turn.
+
+    Raises:
+        ConversationError: the template refuses these roles in this order.
+        InputError: the template cannot be used at all.
     """
-    ensure_chat_template(tokenizer)
-    controls = _control_tokens(tokenizer)
-    messages = [message | {"content": _mark(message["content"], controls)} for message in prompt.messages]
-    try:
-        text = _render(tokenizer, messages)
-    except TemplateError:
-        if len(messages) < 2 or messages[0]["role"] != "system":
-            raise
-        head = messages[1] | {"content": messages[0]["content"] + "\n\n" + messages[1]["content"]}
-        text = _render(tokenizer, [head, *messages[2:]])
-    if text.rstrip().endswith(THINK_OPEN):
-        text = text.rstrip().removesuffix(THINK_OPEN)
+    layout, merged = _layout_of(tokenizer, tuple(message["role"] for message in prompt.messages))
+    contents = [message["content"] for message in prompt.messages]
+    if merged:
+        contents[:2] = ["\n\n".join(contents[:2])]
     ids: list[int] = []
-    for index, piece in enumerate(re.split(f"{LEFT}([0-9]+){RIGHT}", text)):
-        if index % 2:
-            ids += _encode_text(tokenizer, controls[int(piece)])
-        elif piece:
-            ids += tokenizer.encode(piece, add_special_tokens=False)
+    for text, is_control in _joined(_spans(tokenizer, layout, contents)):
+        if is_control:
+            ids += _encode_text(tokenizer, text)
+        else:
+            ids += tokenizer.encode(text, add_special_tokens=False)
     return ids
+
+
+def refusal(tokenizer: Any, roles: Sequence[str]) -> str:
+    """Why the chat template takes no conversation of these roles (Prompt.messages has them); "" when it does."""
+    try:
+        _layout_of(tokenizer, tuple(roles))
+    except ConversationError as error:
+        return str(error)
+    return ""
+
+
+def check_template(tokenizer: Any) -> None:
+    """Try the chat template on what every record has: functions, in the system message, and a question.
+
+    Raises:
+        InputError: it drops or doubles one of them, fails, or does not end.
+    """
+    if reason := refusal(tokenizer, ("system", "user")):
+        raise InputError(reason)
 
 
 def encode_turn(tokenizer: Any, turn: TurnText) -> EncodedTurn:
@@ -82,7 +102,7 @@ def encode_turn(tokenizer: Any, turn: TurnText) -> EncodedTurn:
         *_encode_text(tokenizer, turn.thought),
         *_encode_tag(tokenizer, THINK_CLOSE),
     ]
-    answer = [*_encode_text(tokenizer, "\n" + turn.answer), _facts(tokenizer).turn_end]
+    answer = [*_encode_text(tokenizer, "\n" + turn.answer), _template_turn_end(tokenizer)]
     return EncodedTurn(thought + answer, [True] * len(thought) + [False] * len(answer))
 
 
@@ -119,22 +139,65 @@ class _Facts:
 
     token_bytes: dict[int, bytes]
     turn_ends: frozenset[int]
-    turn_end: int  # the one the chat template writes
+    controls: re.Pattern[str]
     adds_space: bool  # sentencepiece writes a space before every text it encodes
+    layouts: dict[tuple[str, ...], tuple[Layout, bool] | str] = field(default_factory=dict)  # or why there is none
 
 
 _FACTS: WeakKeyDictionary[Any, _Facts] = WeakKeyDictionary()
+_TURN_ENDS: WeakKeyDictionary[Any, int] = WeakKeyDictionary()  # the one that the chat template writes
 
 
 def _facts(tokenizer: Any) -> _Facts:
     if tokenizer not in _FACTS:
         ensure_chat_template(tokenizer)
         table = _token_bytes(tokenizer)
-        ends = _turn_ends(tokenizer)
         first = tokenizer.encode("x", add_special_tokens=False)[:1]
         adds_space = bool(first) and table.get(first[0], b"").startswith(b" ")
-        _FACTS[tokenizer] = _Facts(table, ends, _template_turn_end(tokenizer, ends), adds_space)
+        _FACTS[tokenizer] = _Facts(table, _turn_ends(tokenizer), _control_tokens(tokenizer), adds_space)
     return _FACTS[tokenizer]
+
+
+def _layout_of(tokenizer: Any, roles: tuple[str, ...]) -> tuple[Layout, bool]:
+    """The template's layout, and whether the system message is to be the head of the first user message."""
+    known = _facts(tokenizer).layouts
+    if roles not in known:
+        try:
+            known[roles] = _lay_out(tokenizer, roles), False
+        except ConversationError as error:
+            known[roles] = str(error)
+            if roles[:2] == ("system", "user"):
+                with suppress(ConversationError):  # the first reason is the one to give
+                    known[roles] = _lay_out(tokenizer, roles[1:]), True
+    found = known[roles]
+    if isinstance(found, str):
+        raise ConversationError(found)
+    return found
+
+
+def _lay_out(tokenizer: Any, roles: tuple[str, ...], answer: bool = True) -> Layout:
+    values = {name: token for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    try:
+        return lay_out(tokenizer.get_chat_template(), roles, values, answer)
+    except InputError as error:
+        raise type(error)(f"chat template of {tokenizer.name_or_path}: {error}") from None
+
+
+def _spans(tokenizer: Any, layout: Layout, contents: Sequence[str]) -> Iterator[tuple[str, bool]]:
+    """The text of the prompt in pieces, and whether each is a control token that a message spells out."""
+    for place, piece in enumerate(layout):
+        if isinstance(piece, Slot):
+            parts = _facts(tokenizer).controls.split(piece.fill(contents[piece.index]))
+            yield from ((part, bool(number % 2)) for number, part in enumerate(parts))
+        else:
+            yield OPENED.sub("", piece) if place == len(layout) - 1 else piece, False
+
+
+def _joined(spans: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Neighbours of one kind together: tokens may span a message's edge, as they do when text is encoded whole."""
+    for is_control, group in groupby(spans, key=itemgetter(1)):
+        if text := SURROGATES.sub("\ufffd", "".join(text for text, _ in group)):
+            yield text, is_control
 
 
 def _encode_tag(tokenizer: Any, tag: str) -> list[int]:
@@ -146,6 +209,7 @@ def _encode_text(tokenizer: Any, text: str) -> list[int]:
 
 
 def _without_added_space(tokenizer: Any, text: str, **options: Any) -> list[int]:
+    text = SURROGATES.sub("\ufffd", text)
     if text and _facts(tokenizer).adds_space:
         # Encoded behind a newline no space is added; then the newline is taken off again.
         anchor = tokenizer.encode("\n", add_special_tokens=False)
@@ -155,22 +219,11 @@ def _without_added_space(tokenizer: Any, text: str, **options: Any) -> list[int]
     return tokenizer.encode(text, add_special_tokens=False, **options)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False, date_string=FIXED_DATE)
-
-
-def _control_tokens(tokenizer: Any) -> list[str]:
-    return [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-
-
-def _mark(content: str, controls: list[str]) -> str:
-    """Replace control tokens spelled out in `content` by marked numbers, which the template passes on as they are."""
-    if not any(token in content for token in controls):
-        return content
-    numbers = {token: index for index, token in enumerate(controls)}
-    pattern = "|".join(re.escape(token) for token in sorted(controls, key=len, reverse=True))
-    content = content.replace(LEFT, "").replace(RIGHT, "")
-    return re.sub(pattern, lambda found: f"{LEFT}{numbers[found.group()]}{RIGHT}", content)
+def _control_tokens(tokenizer: Any) -> re.Pattern[str]:
+    """A pattern that splits a text at them, keeping them at the odd places."""
+    tokens = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special and token.content]
+    longest_first = sorted(tokens, key=len, reverse=True)
+    return re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
 
 def _turn_ends(tokenizer: Any) -> frozenset[int]:
@@ -186,14 +239,17 @@ def _turn_ends(tokenizer: Any) -> frozenset[int]:
     return frozenset(end for end in ends if isinstance(end, int))
 
 
-def _template_turn_end(tokenizer: Any, ends: frozenset[int]) -> int:
+def _template_turn_end(tokenizer: Any) -> int:
     """The end-of-turn token the chat template writes after an assistant message, else eos."""
-    content = "callforge"
-    chat = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False, date_string=FIXED_DATE)
-    after = tokenizer.encode(text.rpartition(content)[2], add_special_tokens=False)
-    fallback = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(ends)
-    return next((token for token in after if token in ends), fallback)
+    ends = _facts(tokenizer).turn_ends
+    if tokenizer not in _TURN_ENDS:
+        after: list[int] = []
+        with suppress(ConversationError):
+            *_, last = _lay_out(tokenizer, ("user", "assistant"), answer=False)
+            after = tokenizer.encode(last, add_special_tokens=False) if isinstance(last, str) else []
+        fallback = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else min(ends)
+        _TURN_ENDS[tokenizer] = next((token for token in after if token in ends), fallback)
+    return _TURN_ENDS[tokenizer]
 
 
 def _token_bytes(tokenizer: Any) -> dict[int, bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluations.schema import Scores, flat_metrics
-from components.language_models.model_directory import ModelCard
+from components.language_models.model_card import ModelCard
 
 
 def lineage_tags(card: ModelCard, run_id: str, scores: Scores | None) -> dict[str, str]:

@@ -17,8 +17,9 @@ from typing import Any
 from components.errors import InputError, WorkError
 from components.evaluations.schema import holds_evaluation
 from components.files import sha256_of_file, sha256_of_json, write_json
-from components.language_models.base_models import weights_digest
-from components.language_models.model_directory import merge_adapter, read_card
+from components.language_models.base_models import resolve_model
+from components.language_models.model_card import read_card
+from components.language_models.model_directory import merge_adapter
 from components.model_registration.evidence import (
     BASE_EVALUATION_TAG,
     EVALUATION_TAG,
@@ -52,8 +53,8 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
         InputError: no model there, S3 or MLflow refuse.
         WorkError: S3 or MLflow failed after they had answered; run again to go on.
     """
-    source = inputs["model"] / "model"
-    card = read_card(source)
+    card = read_card(inputs["model"] / "model")
+    source = resolve_model(inputs["model"] / "model")
     root = outputs.run.artifact_root
     client = mlflow_client() if tracking_uri() else None
     if root:
@@ -68,7 +69,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     if evaluation := inputs.get("evaluation"):
         beside_others = (evaluation / card.stage).is_dir()
         evidence[EVALUATION_TAG] = evaluation / card.stage if beside_others else evaluation
-        scores = evaluation_of(evidence[EVALUATION_TAG], weights_digest(source)).scores
+        scores = evaluation_of(evidence[EVALUATION_TAG], source.sha256).scores
         if beside_others and holds_evaluation(evaluation / "base"):
             evidence[BASE_EVALUATION_TAG] = evaluation / "base"
             evaluation_of(evaluation / "base", card.base_model.sha256)

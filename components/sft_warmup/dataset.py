@@ -19,6 +19,7 @@ from components.function_calls.formats.lines import FormatError
 from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.prompt import build_prompt, render_turn
 from components.function_calls.record import Record
+from components.language_models.chat_template import ConversationError
 from components.language_models.tokens import encode_prompt, encode_turn
 from components.services.progress import track
 from components.services.storage import open_uri
@@ -98,8 +99,12 @@ def _encode(
 ) -> Iterator[Example]:
     for record in records:
         prompt = build_prompt(record.messages, record.tools)
+        try:
+            prompt_ids = encode_prompt(tokenizer, prompt)
+        except ConversationError:
+            left_out["an order of roles that the chat template refuses"] += 1
+            continue
         turn = encode_turn(tokenizer, render_turn(record.cot, record.answers, record.response, prompt.names))
-        prompt_ids = encode_prompt(tokenizer, prompt)
         if len(prompt_ids) > config.max_prompt_tokens:
             left_out[f"a prompt over {config.max_prompt_tokens} tokens"] += 1
         elif len(turn.ids) > config.max_turn_tokens:

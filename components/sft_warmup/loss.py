@@ -73,10 +73,12 @@ def turn_losses(model: Any, batch: Sequence[Example], padding: int) -> torch.Ten
     """Cross-entropy of every token of the turns, record after record [N]; the head sees no other position.
 
     Models whose attention can be shared get the records as one packed row: no padding, and the beginning that all
-    prompts have in common is computed once. The others get them padded. On a bfloat16 base the float32 adapter
-    computes in bfloat16 as well; the losses themselves are never below float32.
+    prompts have in common is computed once. The others get them padded, and so do records that share no beginning. On a
+    bfloat16 base the float32 adapter computes in bfloat16 as well; the losses themselves are never below float32.
     """
-    losses = _padded if sharing_obstacle(model) or model.device.type != "cpu" else _packed
+    # Nothing in common is nothing to share, and an empty product is one that oneDNN divides by.
+    packed = model.device.type == "cpu" and not sharing_obstacle(model) and len({e.prompt[0] for e in batch}) == 1
+    losses = _packed if packed else _padded
     in_bfloat16 = torch.autocast(model.device.type, torch.bfloat16, enabled=model.dtype is torch.bfloat16)
     with in_bfloat16, fast_linears(model):
         logits = losses(model, batch, padding)

@@ -8,7 +8,6 @@ nodes is components/egpo_rl.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -21,13 +20,14 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from components.errors import WorkError
-from components.files import read_json_lines, sha256_of_file, write_json
+from components.errors import InputError, WorkError
+from components.files import read_json, read_json_lines, sha256_of_file, write_json
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.adapters import attach_adapter
-from components.language_models.base_models import resolve_base_model, weights_digest
-from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
-from components.services.events import say
+from components.language_models.base_models import resolve_base_model
+from components.language_models.model_card import BaseModelReference, ModelCard
+from components.language_models.model_directory import load_base, save_adapter
+from components.services.events import say, warn
 from components.services.progress import Track, track
 from components.services.report import Lines, Section, Table, Text, write_report
 from components.settings import SftWarmupSettings
@@ -37,7 +37,7 @@ from components.stages.folder import METRICS
 from components.stages.outputs import Outputs
 
 TOLD_STEPS = 20  # lines about the loss, whatever the number of steps
-WHOLE = "whole.json"  # written last into a checkpoint: sizes of its files
+WHOLE = "whole.json"  # written last into a checkpoint: sha256 of its files
 
 
 def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
@@ -53,8 +53,8 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
     """
     path = inputs["records"] / "qualified.jsonl.gz"
     records = read_qualified(path)
-    base_path = resolve_base_model(config.base_model)
-    loaded = load_base(base_path, config.dtype)
+    base = resolve_base_model(config.base_model)
+    loaded = load_base(base, config.dtype)
     examples = encode_examples(records, loaded.tokenizer, config)
     model = attach_adapter(loaded.model, config.adapter, config.seed)
     padding = loaded.tokenizer.pad_token_id
@@ -66,10 +66,9 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
             padding,
             outputs,
         )
-    base = BaseModelReference(reference=config.base_model, sha256=weights_digest(base_path))
     card = ModelCard(
         stage=outputs.stage,
-        base_model=base,
+        base_model=BaseModelReference(reference=base.reference, sha256=base.sha256),
         prompt_version=PROMPT_VERSION,
         parents={"records": sha256_of_file(path)},
         config=config.model_dump(mode="json"),
@@ -178,26 +177,36 @@ class _Trainer(Trainer):
 
 
 class _MarkWhole(TrainerCallback):
-    """Writes the sizes of a checkpoint's files into it once all of them are there."""
+    """Writes the digests of a checkpoint's files into it once all of them are there."""
 
     def on_save(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
-        write_json(folder / WHOLE, {file.name: file.stat().st_size for file in sorted(folder.iterdir())})
+        write_json(folder / WHOLE, {file.name: sha256_of_file(file) for file in sorted(folder.iterdir())})
 
 
 def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint; what a kill left half written is removed."""
-    whole = []
-    for checkpoint in folder.glob("checkpoint-*"):
-        try:
-            sizes = json.loads((checkpoint / WHOLE).read_text("utf-8"))
-            if all((checkpoint / name).stat().st_size == size for name, size in sizes.items()):
-                whole.append(checkpoint)
-                continue
-        except (OSError, ValueError):
-            pass
+    """The newest whole checkpoint; what a kill left half written, or what was damaged since, is removed."""
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for checkpoint in sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        fault = _fault(checkpoint)
+        if fault is None:
+            return checkpoint
+        if fault:
+            warn(f"{checkpoint.name} is damaged ({fault}); it is not used")
         shutil.rmtree(checkpoint)
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    return None
+
+
+def _fault(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint: "" when a kill cut it short, None when it is whole."""
+    try:
+        digests = read_json(checkpoint / WHOLE)
+        changed = [name for name, digest in digests.items() if sha256_of_file(checkpoint / name) != digest]
+    except FileNotFoundError as error:
+        return "" if error.filename == str(checkpoint / WHOLE) else f"{Path(error.filename).name} is missing"
+    except (InputError, OSError) as error:
+        return str(error)
+    return f"{', '.join(changed)}: not the bytes that were written" if changed else None
 
 
 @torch.no_grad()

@@ -17,11 +17,11 @@ def test_a_model_in_s3_is_downloaded_once(
 ) -> None:
     monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path / "cache"))
     storage.upload_folder(tiny_model, f"{root}/base")
-    path = resolve_base_model(f"{root}/base")
+    path = resolve_base_model(f"{root}/base").path
     assert weights_digest(path) == weights_digest(tiny_model)
     assert {file.name for file in path.iterdir()} == {file.name for file in tiny_model.iterdir()}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")  # a second download would be refused
-    assert resolve_base_model(f"{root}/base") == path
+    assert resolve_base_model(f"{root}/base").path == path
 
 
 def test_pickle_weights_in_s3_are_refused_until_they_are_replaced(
@@ -34,7 +34,7 @@ def test_pickle_weights_in_s3_are_refused_until_they_are_replaced(
     with pytest.raises(InputError, match="only pickle weights"):
         resolve_base_model(f"{root}/base")
     storage.upload_folder(tiny_model, f"{root}/base")
-    assert weights_digest(resolve_base_model(f"{root}/base")) == weights_digest(tiny_model)
+    assert resolve_base_model(f"{root}/base").sha256 == weights_digest(tiny_model)
 
 
 def test_a_prefix_without_a_model_leaves_nothing_in_the_cache(

@@ -18,17 +18,9 @@ from mlflow import MlflowClient
 from components.errors import InputError, WorkError
 from components.evaluations.schema import EvaluatedModel, read_evaluation, write_evaluation
 from components.language_models.adapters import attach_adapter
-from components.language_models.base_models import weights_digest
-from components.language_models.model_directory import (
-    BaseModelReference,
-    ModelCard,
-    load_base,
-    load_for_inference,
-    load_merged,
-    read_card,
-    save_adapter,
-    save_model,
-)
+from components.language_models.base_models import resolve_model, weights_digest
+from components.language_models.model_card import BaseModelReference, ModelCard, read_card
+from components.language_models.model_directory import load_merged, load_model, save_adapter, save_model
 from components.model_registration import register
 from components.services import storage, tracking
 from components.settings import AdapterSettings, ModelRegistrationSettings, RunSettings
@@ -43,7 +35,9 @@ IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])
 @pytest.fixture
 def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
     """What EGPO and the evaluation hand over."""
-    model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), seed=0)
+    model = attach_adapter(
+        load_model(resolve_model(tiny_model), device="cpu").model, AdapterSettings(rank=4, alpha=8), seed=0
+    )
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) * 0.05
@@ -89,10 +83,12 @@ def test_the_version_is_the_model_and_says_where_it_comes_from(
     assert metrics["version"] == int(version.version) == 1
     assert version.source.startswith(f"{root}/{tmp_path.name}/models/")
 
-    adapted, merged = load_for_inference(inputs["model"] / "model"), load_for_inference(version.source)
+    adapted, merged = load_model(resolve_model(inputs["model"] / "model")), load_model(resolve_model(version.source))
     with torch.no_grad():
         assert torch.allclose(adapted.model(IDS).logits, merged.model(IDS).logits, atol=1e-5)
-        assert not torch.allclose(load_base(tiny_model).model(IDS).logits, merged.model(IDS).logits, atol=1e-2)
+        assert not torch.allclose(
+            load_model(resolve_model(tiny_model)).model(IDS).logits, merged.model(IDS).logits, atol=1e-2
+        )
     assert adapted.tokenizer.get_vocab() == merged.tokenizer.get_vocab()
 
     tags = version.tags
@@ -127,11 +123,11 @@ def test_a_whole_model_is_registered_as_it_is(
     stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     source = inputs["model"] / "model"
-    save_model(load_merged(source, "cpu"), source, read_card(source))
+    save_model(load_merged(resolve_model(source), "cpu"), source, read_card(source))
     del inputs["evaluation"]
     stage(root)
     version = client.get_model_version_by_alias(tmp_path.name, "candidate")
-    trained, registered = load_for_inference(source).model, load_for_inference(version.source).model
+    trained, registered = load_model(resolve_model(source)).model, load_model(resolve_model(version.source)).model
     for (name, weight), (other, same) in zip(trained.named_parameters(), registered.named_parameters(), strict=True):
         assert name == other and torch.equal(weight, same)
     assert version.tags["callforge.parent.records"] == "ab" * 32
@@ -200,7 +196,7 @@ def test_without_mlflow_and_s3_the_weights_stay_in_the_folder(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     stage()
-    load_base(tmp_path / "model_registration" / "model")
+    load_model(resolve_model(tmp_path / "model_registration" / "model"))
     assert verified_manifest(tmp_path / "model_registration") is not None
 
 

@@ -23,7 +23,8 @@ import pytest
 import torch
 
 from components.language_models.adapters import attach_adapter
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from components.settings import AdapterSettings
 from tests.conftest import build_tiny_model
 from tests.unit.egpo_rl.egpo_support import shake
@@ -54,7 +55,7 @@ def make_policy(base: Path) -> Callable[[int], Any]:
     """`make_policy(seed)`: the model with an adapter of its own that is not zero; seed 0 is the model alone."""
 
     def make(seed: int, rank: int = RANK) -> Any:
-        model = load_base(base, "float32", "cpu").model
+        model = load_model(resolve_model(base), "float32", "cpu").model
         if seed:
             model = attach_adapter(model, AdapterSettings(rank=rank, alpha=2 * rank), seed).eval()
             shake(model)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from components.language_models.base_models import ResolvedModel
 from components.language_models.samplers import Sampler
 from components.language_models.tokens import end_of_turn_ids
 from components.settings import SamplerName
@@ -19,8 +20,7 @@ def open_sampler(
     *,
     model: Any,
     tokenizer: Any,
-    base: Path,
-    reference: str,
+    base: ResolvedModel,
     folder: Path,
     urls: Sequence[str] = (),
     rank: int | None,
@@ -33,7 +33,7 @@ def open_sampler(
 
     Args:
         model: what `transformers` samples from, adapter and all; the others have a copy of the base of their own.
-        base: directory of the base model; `reference` is what it is called, for servers to be known by.
+        base: the base model; servers know it by its reference.
         folder: where adapters are published for vLLM; servers see it under the same path.
         urls: base URL of each replica of `vllm_server`.
         rank: LoRA rank that vLLM in this process makes room for; None when no adapter will come.
@@ -52,11 +52,11 @@ def open_sampler(
     if name == "vllm_server":
         from components.language_models.samplers.vllm_server import VllmServerSampler
 
-        return VllmServerSampler(urls, reference, folder, ends)
+        return VllmServerSampler(urls, base.reference, folder, ends)
     from components.language_models.samplers.vllm_engine import VllmEngineSampler
 
     return VllmEngineSampler(
-        str(base),
+        str(base.path),
         folder,
         rank=rank,
         dtype=dtype,

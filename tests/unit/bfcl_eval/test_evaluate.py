@@ -38,13 +38,16 @@ def stages(tiny_model, tmp_path_factory) -> dict[str, Path]:
     import torch
 
     from components.language_models.adapters import attach_adapter
-    from components.language_models.base_models import weights_digest
-    from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+    from components.language_models.base_models import resolve_model, weights_digest
+    from components.language_models.model_card import BaseModelReference, ModelCard
+    from components.language_models.model_directory import load_model, save_adapter
 
     root = tmp_path_factory.mktemp("stages")
     reference = BaseModelReference(reference=str(tiny_model), sha256=weights_digest(tiny_model))
     for seed, stage in enumerate(("sft_warmup", "egpo_rl")):
-        model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), seed)
+        model = attach_adapter(
+            load_model(resolve_model(tiny_model), device="cpu").model, AdapterSettings(rank=4, alpha=8), seed
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             for name, weight in model.named_parameters():
@@ -153,10 +156,10 @@ def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
 
 
 def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, tmp_path):
-    from components.language_models.base_models import weights_digest
+    from components.language_models.base_models import resolve_model, weights_digest
     from components.language_models.model_directory import merge_adapter
 
-    merge_adapter(stages["egpo_rl"] / "model", tmp_path / "egpo_rl" / "model", "float32")
+    merge_adapter(resolve_model(stages["egpo_rl"] / "model"), tmp_path / "egpo_rl" / "model", "float32")
     evaluate.run(CONFIG, stages | {"egpo_rl": tmp_path / "egpo_rl"}, outputs(tmp_path / "bfcl_eval"))
     for name in ("base", "sft_warmup", "egpo_rl"):
         assert turns(tmp_path / "bfcl_eval" / name) == turns(done[0] / name)
@@ -166,10 +169,13 @@ def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, t
 def stage_of(tiny_model, folder: Path, stage: str, b: float) -> Path:
     """A stage folder with an adapter whose B is that number everywhere: 0 is an adapter that was not trained."""
     from components.language_models.adapters import attach_adapter
-    from components.language_models.base_models import weights_digest
-    from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+    from components.language_models.base_models import resolve_model, weights_digest
+    from components.language_models.model_card import BaseModelReference, ModelCard
+    from components.language_models.model_directory import load_model, save_adapter
 
-    model = attach_adapter(load_base(tiny_model, device="cpu").model, AdapterSettings(rank=4, alpha=8), 0)
+    model = attach_adapter(
+        load_model(resolve_model(tiny_model), device="cpu").model, AdapterSettings(rank=4, alpha=8), 0
+    )
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.fill_(b)

@@ -13,7 +13,8 @@ import torch
 from components.egpo_rl.update import TrainingGroup
 from components.function_calls.prompt import build_prompt
 from components.language_models.adapters import attach_adapter
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from components.language_models.shared_prefix import Group
 from components.language_models.tokens import encode_prompt
 from components.settings import AdapterSettings
@@ -23,7 +24,7 @@ from tests.unit.egpo_rl.egpo_support import shake, stage_inputs
 @pytest.fixture
 def policy(tiny_model):
     """(model, tokenizer): the tiny model with an adapter that is not zero."""
-    loaded = load_base(tiny_model, "float32", "cpu")
+    loaded = load_model(resolve_model(tiny_model), "float32", "cpu")
     model = attach_adapter(loaded.model, AdapterSettings(rank=4, alpha=8), seed=0).eval()
     shake(model)
     return model, loaded.tokenizer

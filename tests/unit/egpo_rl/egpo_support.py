@@ -28,8 +28,9 @@ from components.errors import CallforgeError, InputError
 from components.function_calls.prompt import PROMPT_VERSION
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import attach_adapter
-from components.language_models.base_models import weights_digest
-from components.language_models.model_directory import BaseModelReference, ModelCard, load_base, save_adapter
+from components.language_models.base_models import resolve_model, weights_digest
+from components.language_models.model_card import BaseModelReference, ModelCard
+from components.language_models.model_directory import load_model, save_adapter
 from components.language_models.shared_prefix import score_groups
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, resolve_settings
@@ -56,7 +57,9 @@ def stage_inputs(folder: Path, base: Path, records, rank: int = 4) -> dict[str, 
     (folder / "data_refine").mkdir(parents=True)
     with gzip.open(folder / "data_refine" / "qualified.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(record_to_json(record)) + "\n" for record in records)
-    model = attach_adapter(load_base(base, "float32", "cpu").model, AdapterSettings(rank=rank, alpha=2 * rank), seed=0)
+    model = attach_adapter(
+        load_model(resolve_model(base), "float32", "cpu").model, AdapterSettings(rank=rank, alpha=2 * rank), seed=0
+    )
     reference = BaseModelReference(reference=str(base), sha256=weights_digest(base))
     card = ModelCard(stage="sft_warmup", base_model=reference, prompt_version=PROMPT_VERSION)
     save_adapter(model, folder / "sft_warmup" / "model", card)
@@ -98,7 +101,9 @@ def run_stage(inputs: dict[str, Path], folder: Path, config: EgpoRlSettings, env
 def write_gradients(base: Path, groups, config: EgpoRlSettings, file: Path, environment: dict[str, str]) -> None:
     """This process's share of `groups` through the update; the leader saves the summed gradients."""
     os.environ.update(environment)
-    model = attach_adapter(load_base(base, "float32", "cpu").model, AdapterSettings(rank=4, alpha=8), seed=0).eval()
+    model = attach_adapter(
+        load_model(resolve_model(base), "float32", "cpu").model, AdapterSettings(rank=4, alpha=8), seed=0
+    ).eval()
     shake(model)
     if config.trained_weights == "all":
         model = model.merge_and_unload().requires_grad_(True)

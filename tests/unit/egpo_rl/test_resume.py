@@ -9,8 +9,9 @@ import signal
 import time
 
 import pytest
+import torch
 
-from components.egpo_rl.checkpoint import Checkpoints
+from components.egpo_rl.checkpoint import Checkpoints, State
 from tests.unit.egpo_rl.egpo_support import SMALL, change, run_stage, save_large_checkpoint, stage_inputs, wait_for_step
 
 CONFIG = change(
@@ -110,3 +111,48 @@ def test_a_checkpoint_is_written_without_a_second_copy_of_it_in_memory(children,
     state = Checkpoints(tmp_path / "checkpoints", "", keep=1).newest("same", 1)
     assert {name: tensor[-1].item() for name, tensor in state.tensors.items()} == {str(n): n for n in range(20)}
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000001.safetensors"]
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path):
+    """A folder with the checkpoints of steps 1 and 2, and the bytes of the newer file."""
+    with Checkpoints(tmp_path, "", keep=2) as checkpoints:
+        for step in (1, 2):
+            tensors = {
+                "weights/a": torch.full((7, 5), float(step)),
+                "weights/b": torch.arange(40, dtype=torch.bfloat16).reshape(2, 20),
+                "optimizer/step/a": torch.tensor(float(step)),
+                "file/metrics.jsonl": torch.zeros(0, dtype=torch.uint8),
+            }
+            checkpoints.save(State(step, "same", 0, {"3": {"visits": step}}, [], 0, [], None, tensors))
+    return tmp_path, (tmp_path / "step-0000002.safetensors").read_bytes()
+
+
+def test_no_flipped_bit_in_a_checkpoint_is_taken(two_checkpoints, capsys):
+    folder, content = two_checkpoints
+    file = folder / "step-0000002.safetensors"
+    choose = random.Random(0)
+    places = sorted(choose.sample(range(8 * len(content)), 150)) + list(
+        range(8 * (len(content) - 230), 8 * len(content), 8)
+    )
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        file.write_bytes(damaged)
+        state = Checkpoints(folder, "", keep=2).newest("same", 9)
+        assert state is not None and state.step == 1, f"bit {place}"
+        assert capsys.readouterr().out.count("it is not used") == 1
+    file.write_bytes(content)
+    assert Checkpoints(folder, "", keep=2).newest("same", 9).step == 2
+
+
+def test_zeroed_and_cut_checkpoints_are_passed_over_and_written_again(two_checkpoints):
+    folder, content = two_checkpoints
+    file = folder / "step-0000002.safetensors"
+    for damaged in (content[:-300] + bytes(300), bytes(len(content)), content[:-1], b""):
+        file.write_bytes(damaged)
+        state = Checkpoints(folder, "", keep=1).newest("same", 9)
+        assert state.step == 1
+    with Checkpoints(folder, "", keep=1) as checkpoints:
+        checkpoints.save(state)
+        assert checkpoints.newest("same", 9).step == 1, "the damaged one of a later step does not push it out"

@@ -9,7 +9,8 @@ import pytest
 from peft import PeftModel
 
 from components.egpo_rl import report, rewards, samplers, train
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from components.language_models.samplers.transformers import TransformersSampler
 from components.services.tracking import Tracker
 from components.settings import RunSettings
@@ -29,7 +30,7 @@ class OtherEngine:
     def sync(self, folder, version):
         self.versions.append(version)
         if self.sampler is None or not self.deaf:
-            loaded = load_base(self.base, "float32", "cpu")
+            loaded = load_model(resolve_model(self.base), "float32", "cpu")
             self.sampler = TransformersSampler(PeftModel.from_pretrained(loaded.model, folder), loaded.tokenizer)
 
     def sample(self, *arguments):

@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.language_models.model_directory import load_for_inference
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     change,
@@ -98,7 +99,10 @@ def test_a_whole_run(children, inputs, tiny_model, tmp_path, trained, prompts):
     start = weights_of(inputs["model"] / "model") if trained == "adapter" else weights_of(tiny_model)
     moved = relative_difference(weights_of(model_one), start)
     assert relative_difference(weights_of(model_two), weights_of(model_one)) < 1e-4 < 1e-3 < moved
-    assert load_for_inference(model_two).tokenizer.get_vocab() == load_for_inference(model_one).tokenizer.get_vocab()
+    assert (
+        load_model(resolve_model(model_two)).tokenizer.get_vocab()
+        == load_model(resolve_model(model_one)).tokenizer.get_vocab()
+    )
 
 
 @pytest.mark.parametrize("trained", ["adapter", "all"])

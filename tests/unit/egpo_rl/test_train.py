@@ -16,7 +16,9 @@ from components.egpo_rl.update import Learner
 from components.errors import InputError, WorkError
 from components.files import sha256_of_file
 from components.function_calls.record import Message
-from components.language_models.model_directory import load_for_inference, merge_adapter, read_card
+from components.language_models.base_models import resolve_model
+from components.language_models.model_card import read_card
+from components.language_models.model_directory import load_model, merge_adapter
 from components.services.tracking import Tracker
 from components.settings import RunSettings
 from components.stages.outputs import Outputs
@@ -69,7 +71,7 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
         assert line["unique_token_share"] < 0.5
         assert line["sampler_kl"] < 1e-6, "the sampler and the trainer are the same model"
         assert f"step {line['step']}/3  reward {line['reward']:.3f}" in told
-    trained = load_for_inference(outputs.folder / "model")
+    trained = load_model(resolve_model(outputs.folder / "model"))
     start = load_file(inputs["model"] / "model" / "adapter_model.safetensors")
     end = load_file(outputs.folder / "model" / "adapter_model.safetensors")
     assert any(not torch.equal(start[name], end[name]) for name in start)
@@ -109,7 +111,7 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
         {"trained_weights": "all", "dtype": dtype, "update.learning_rate": 1e-3, "algorithm.kl_coefficient": 0.01},
     )
     train.run(change(config, {"steps": 0}), inputs, outputs)
-    start = load_file(merge_adapter(source, tmp_path / "merged", "float32") / "model.safetensors")
+    start = load_file(merge_adapter(resolve_model(source), tmp_path / "merged", "float32") / "model.safetensors")
     untouched = load_file(outputs.folder / "model" / "model.safetensors")
     assert start.keys() == untouched.keys() and all(torch.equal(start[name], untouched[name]) for name in start)
     train.run(config, inputs, outputs)
@@ -124,7 +126,7 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
     again = Outputs(tmp_path / "again", Tracker(), RunSettings(), "egpo_rl")
     again.folder.mkdir()
     train.run(change(config, {"steps": 1}), inputs | {"model": outputs.folder}, again)
-    assert load_for_inference(again.folder / "model").tokenizer.chat_template
+    assert load_model(resolve_model(again.folder / "model")).tokenizer.chat_template
 
 
 def test_a_model_alone_has_nothing_to_shard(inputs, outputs, half_right, capsys):

@@ -13,7 +13,8 @@ from components.egpo_rl.algorithms import entropy_bonus, group_advantages
 from components.egpo_rl.distributed import World
 from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.update import Learner, TrainingGroup, make_batch, recompute_activations
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from components.language_models.shared_prefix import score_groups, score_padded
 from components.settings import EgpoRlSettings, RolloutSettings
 from tests.unit.egpo_rl.egpo_support import change, gradients, relative_difference, shake
@@ -71,7 +72,7 @@ def test_recomputed_activations_give_the_same_gradient(policy, make_groups):
 
 
 def test_recomputed_activations_switch_no_dropout_on(tiny_model, make_groups):
-    model = load_base(tiny_model, "float32", "cpu").model.eval()
+    model = load_model(resolve_model(tiny_model), "float32", "cpu").model.eval()
     model = get_peft_model(model, LoraConfig(target_modules="all-linear", r=2, lora_dropout=0.9)).eval()
     shake(model)
     group = make_groups(REWARDS[:1])[0].tokens

@@ -5,18 +5,19 @@ from __future__ import annotations
 import torch
 
 from components.language_models.adapters import adapter_digest, attach_adapter
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from components.settings import AdapterSettings
 
 IDS = torch.tensor([[5, 80, 300, 41]])
 
 
 def _attached(path, seed: int, dtype="float32"):
-    return attach_adapter(load_base(path, dtype, "cpu").model, AdapterSettings(rank=4, alpha=8), seed)
+    return attach_adapter(load_model(resolve_model(path), dtype, "cpu").model, AdapterSettings(rank=4, alpha=8), seed)
 
 
 def test_a_fresh_adapter_leaves_the_logits_as_they_were(tiny_model):
-    base = load_base(tiny_model, device="cpu").model(input_ids=IDS).logits
+    base = load_model(resolve_model(tiny_model), device="cpu").model(input_ids=IDS).logits
     assert torch.equal(_attached(tiny_model, 0)(input_ids=IDS).logits, base)
 
 

@@ -15,12 +15,19 @@ import torch
 
 from components.errors import InputError
 from components.language_models import base_models
-from components.language_models.base_models import hub_is_offline, resolve_base_model, weights_digest
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import (
+    ResolvedModel,
+    hub_is_offline,
+    resolve_base_model,
+    resolve_model,
+    weights_digest,
+)
+from components.language_models.model_directory import load_model
 
 
 def test_a_local_directory_is_itself(tiny_model):
-    assert resolve_base_model(str(tiny_model)) == tiny_model.resolve()
+    found = resolve_base_model(str(tiny_model))
+    assert found == ResolvedModel(str(tiny_model), tiny_model.resolve(), weights_digest(tiny_model))
 
 
 @pytest.mark.parametrize(
@@ -81,14 +88,112 @@ def test_the_digest_follows_the_weights_and_nothing_else(tiny_model, tmp_path):
 def test_the_digest_is_read_once(tiny_model, tmp_path, monkeypatch):
     copy = tmp_path / "copy"
     shutil.copytree(tiny_model, copy)
+    monkeypatch.setattr(base_models, "SETTLED_SECONDS", -3600.0)  # the copy counts as old
     first = weights_digest(copy)
     monkeypatch.setattr(base_models, "sha256_of_file", lambda path: pytest.fail(f"{path} was hashed again"))
     assert weights_digest(copy) == first
 
 
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_swap_of_equal_size_and_time_is_noticed(tiny_model, tmp_path, monkeypatch, in_place):
+    monkeypatch.setattr(base_models, "SETTLED_SECONDS", -3600.0)
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    before, file = weights_digest(copy), copy / "model.safetensors"
+    state, content = file.stat(), bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if in_place:
+        file.write_bytes(content)
+    else:
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").replace(file)
+    os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (state.st_size, state.st_mtime_ns)
+    assert weights_digest(copy) != before
+
+
+def test_a_file_changed_just_now_is_hashed_again(tiny_model, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(tiny_model, copy)
+    weights_digest(copy)
+    remembered = [file.read_text() for file in (base_models.cache_folder() / "digests").glob("*.json")]
+    assert not any(str(copy.stat().st_ino) in text for text in remembered)
+
+
+def _with_config(tiny_model: Path, folder: Path, **changes) -> Path:
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "number"),
+    [
+        ("hidden_size", "1000000000000"),
+        ("num_hidden_layers", "1000000000"),
+        ("num_hidden_layers", "1" * 4000),
+        ("num_hidden_layers", "1" * 6000),  # more digits than Python reads
+        ("num_attention_heads", "1000000000"),
+        ("head_dim", "100000000000"),
+        ("vocab_size", "1e300"),
+        ("intermediate_size", "Infinity"),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_sizes_that_the_files_do_not_hold_are_refused_before_anything_is_built(tiny_model, tmp_path, key, number):
+    folder = _with_config(tiny_model, tmp_path / "model", **{key: "?"})
+    file = folder / "config.json"
+    file.write_text(file.read_text().replace('"?"', number))
+    with pytest.raises(InputError, match=f"{key} is|not JSON"):
+        resolve_base_model(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "config.json: not JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "a JSON object is wanted, not list"),
+        (lambda folder: (folder / "config.json").write_text("[" * 10**6), "nested too deeply"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "not a whole safetensors file"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
+            "not a whole safetensors file",
+        ),
+        (lambda folder: _shards(folder, {"a": "../model.safetensors"}), "weight_map is wanted"),
+        (lambda folder: _shards(folder, {"a": 5}), "weight_map is wanted"),
+        (lambda folder: _shards(folder, {}), "weight_map is wanted"),
+        (lambda folder: _shards(folder, {"a": "x" * 300}), "names 1 files that are not there, first xxx"),
+    ],
+)
+def test_files_that_are_not_what_they_should_be_are_named(tiny_model, tmp_path, spoil, message):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        resolve_base_model(str(folder))
+
+
+def _shards(folder: Path, weight_map) -> None:
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_a_kernel_from_the_hub_is_refused(tiny_model, tmp_path):
+    folder = _with_config(tiny_model, tmp_path / "model", attn_implementation="someone/kernel")
+    with pytest.raises(InputError, match="attn_implementation names code on the hub"):
+        resolve_base_model(str(folder))
+
+
+@pytest.mark.parametrize("reference", ["x" * 5000, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(reference):
+    with pytest.raises(InputError, match="no such"):
+        resolve_model(reference)
+
+
 def _write_gguf(model_folder: Path, file: Path) -> None:
     """The model as float32 GGUF in the layout of llama.cpp, whose rotary halves are interleaved."""
-    model = load_base(model_folder, device="cpu").model
+    model = load_model(resolve_model(model_folder), device="cpu").model
     config = model.config
     bpe = json.loads((model_folder / "tokenizer.json").read_text())["model"]
     vocabulary = sorted(bpe["vocab"], key=bpe["vocab"].get)
@@ -132,11 +237,14 @@ def test_a_package_with_a_gguf_file_is_converted_once_and_never_imported(tiny_mo
     (package / "__init__.py").write_text("raise ImportError('this package must not be imported')")
     _write_gguf(tiny_model, package / "tiny.gguf")
     monkeypatch.syspath_prepend(tmp_path)
-    path = resolve_base_model("package://gguf_package")
+    path = resolve_base_model("package://gguf_package").path
     written = {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
-    assert resolve_base_model("package://gguf_package") == path
+    assert resolve_base_model("package://gguf_package").path == path
     assert written == {file.name: file.stat().st_mtime_ns for file in path.iterdir()}
-    original, converted = load_base(tiny_model, device="cpu"), load_base(path, device="cpu")
+    original, converted = (
+        load_model(resolve_model(tiny_model), device="cpu"),
+        load_model(resolve_model(path), device="cpu"),
+    )
     ids = torch.tensor([original.tokenizer.encode("Weather in Zürich? <think>")])
     assert converted.tokenizer.encode("Weather in Zürich? <think>") == ids[0].tolist()
     weights, same = original.model.state_dict(), converted.model.state_dict()

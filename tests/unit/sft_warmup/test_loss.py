@@ -7,7 +7,8 @@ import torch
 
 from components.function_calls.prompt import build_prompt, render_turn
 from components.language_models.adapters import attach_adapter
-from components.language_models.model_directory import load_base
+from components.language_models.base_models import resolve_model
+from components.language_models.model_directory import load_model
 from components.language_models.tokens import decode_turn, encode_prompt, encode_turn, end_of_turn_ids
 from components.settings import AdapterSettings, SftWarmupSettings
 from components.sft_warmup import loss
@@ -17,7 +18,7 @@ from components.sft_warmup.loss import batch_loss
 
 @pytest.fixture
 def loaded(tiny_model):
-    return load_base(tiny_model, device="cpu")
+    return load_model(resolve_model(tiny_model), device="cpu")
 
 
 @pytest.fixture
@@ -134,7 +135,9 @@ def test_the_padding_token_does_not_matter(model, batch, way):
 def test_a_bfloat16_base_comes_close_and_trains_a_float32_adapter(tiny_model, batch):
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        model = attach_adapter(load_base(tiny_model, dtype, "cpu").model, AdapterSettings(rank=4, alpha=8), seed=0)
+        model = attach_adapter(
+            load_model(resolve_model(tiny_model), dtype, "cpu").model, AdapterSettings(rank=4, alpha=8), seed=0
+        )
         losses[dtype] = batch_loss(model, batch, SftWarmupSettings(), 0, backward=torch.Tensor.backward)["loss"]
         gradients = [weight.grad for weight in model.parameters() if weight.requires_grad]
         assert {gradient.dtype for gradient in gradients} == {torch.float32}

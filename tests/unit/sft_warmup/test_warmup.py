@@ -16,8 +16,9 @@ from components.errors import WorkError
 from components.files import sha256_of_file
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import adapter_digest, attach_adapter
-from components.language_models.base_models import weights_digest
-from components.language_models.model_directory import load_base, load_for_inference, read_card
+from components.language_models.base_models import resolve_model, weights_digest
+from components.language_models.model_card import read_card
+from components.language_models.model_directory import load_model
 from components.settings import AdapterSettings, CheckpointSettings, RunSettings, SftWarmupSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
@@ -82,7 +83,7 @@ def test_the_model_directory_says_where_it_comes_from(finished, settings, record
     card = read_card(finished[0] / "model")
     assert card.stage == "sft_warmup" and card.config == settings.model_dump(mode="json")
     assert card.base_model.reference == str(tiny_model) and card.base_model.sha256 == weights_digest(tiny_model)
-    loaded = load_for_inference(finished[0] / "model", device="cpu")
+    loaded = load_model(resolve_model(finished[0] / "model"), device="cpu")
     digests = {"records": sha256_of_file(records / "qualified.jsonl.gz"), "adapter": adapter_digest(loaded.model)}
     assert card.parents == digests
 
@@ -95,8 +96,8 @@ def test_the_page_shows_the_curves(finished):
 def test_no_steps_leave_the_adapter_untouched(settings, records, tiny_model, tmp_path):
     none = settings.model_copy(update={"steps": 0})
     metrics = _run(none, records, tmp_path / "sft_warmup")
-    fresh = attach_adapter(load_base(tiny_model, device="cpu").model, none.adapter, none.seed)
-    saved = load_for_inference(tmp_path / "sft_warmup" / "model", device="cpu").model
+    fresh = attach_adapter(load_model(resolve_model(tiny_model), device="cpu").model, none.adapter, none.seed)
+    saved = load_model(resolve_model(tmp_path / "sft_warmup" / "model"), device="cpu").model
     assert adapter_digest(saved) == adapter_digest(fresh)
     assert not any(weight.any() for name, weight in saved.named_parameters() if "lora_B" in name)
     assert metrics["epochs"] == 0 and "loss" not in metrics
@@ -108,20 +109,41 @@ def test_a_loss_that_is_not_finite_ends_the_stage_in_words(settings, records, tm
         _run(wild, records, tmp_path / "sft_warmup")
 
 
-@pytest.mark.parametrize("spoil", ["whole.json", "optimizer.pt", "adapter_model.safetensors"])
-def test_a_half_written_checkpoint_is_passed_over(settings, records, finished, tmp_path, spoil):
+def _cut(content: bytes) -> bytes:
+    return content[:-10]
+
+
+def _flip_a_bit(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil"),
+    [
+        ("whole.json", _cut),
+        ("whole.json", lambda content: b"\xff"),
+        ("optimizer.pt", _cut),
+        ("optimizer.pt", _flip_a_bit),
+        ("adapter_model.safetensors", _flip_a_bit),
+        ("trainer_state.json", _flip_a_bit),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over(settings, records, finished, tmp_path, capsys, file, spoil):
     folder = tmp_path / "sft_warmup"
     shutil.copytree(finished[0], folder)
     for name in ("manifest.json", "report.html"):
         (folder / name).unlink()
     shutil.rmtree(folder / "model")
-    half = folder / "checkpoints" / "checkpoint-12" / spoil
-    half.write_bytes(half.read_bytes()[:-10])
+    path = folder / "checkpoints" / "checkpoint-12" / file
+    path.write_bytes(spoil(path.read_bytes()))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')
     metrics = _run(settings, records, folder)
     assert (folder / ADAPTER).read_bytes() == (finished[0] / ADAPTER).read_bytes()
     assert metrics == finished[1]
+    printed = capsys.readouterr().out
+    assert printed.count("damaged") == 1 and "checkpoint-12" in printed and file in printed
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
 
