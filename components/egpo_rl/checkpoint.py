@@ -278,4 +278,4 @@ def _digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 
 def _compare(found: object, written: object) -> None:
     if found != written:
-        raise ValueError("it is damaged: its content is not what was written")
+        raise _Unfit("is damaged: its content is not what was written")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from dataclasses import replace
 
 import pytest
 from transformers import AutoTokenizer
@@ -16,6 +17,7 @@ from components.egpo_rl.prompts import (
     read_training_records,
 )
 from components.errors import InputError
+from components.function_calls.record import Message
 from tests.unit.egpo_rl.egpo_support import stage_inputs
 
 
@@ -31,6 +33,22 @@ def order_of(tiny_model, make_records):
 
 def indexes(drawn):
     return [question.index for question in drawn]
+
+
+def test_a_conversation_that_the_chat_template_refuses_is_set_aside(tiny_model, make_records):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (
+        "{% if messages[1].role == 'assistant' %}{{ raise_exception('user first') }}{% endif %}"
+        "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
+    records = make_records(20)
+    for index in (3, 11):
+        messages = (Message("assistant", "How can I help?"), *records[index].messages)
+        records[index] = replace(records[index], messages=messages)
+    order = PromptOrder(records, tokenizer, 4000, 4, 0, retire_solved=False)
+    assert order.refused == {3, 11}
+    drawn, _ = order.draw(50, 0, {})
+    assert sorted(indexes(drawn) + indexes(order.held_out)) == sorted(set(range(20)) - {3, 11})
 
 
 def test_an_epoch_is_every_prompt_once_and_the_next_another_order(order_of):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import gzip
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from components.errors import InputError
 from components.function_calls.prompt import NO_CALL_RESPONSE
+from components.function_calls.record import Message
 from components.language_models.tokens import decode_turn
 from components.settings import SftWarmupSettings
 from components.sft_warmup.dataset import Example, StepBatches, encode_examples, read_qualified
@@ -71,6 +73,32 @@ def test_long_records_are_left_out_and_counted(tokenizer, make_records):
     over = sum(length > limit for length in lengths)
     assert over and examples.left_out == Counter({f"a prompt over {limit} tokens": over})
     assert examples.trainable == 38 - over
+
+
+def test_a_conversation_that_the_chat_template_refuses_is_left_out_and_counted(tiny_model, make_records):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if loop.index0 == 1 and m.role == 'assistant' %}{{ raise_exception('user first') }}"
+        "{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n"
+    )
+    records = make_records(9)
+    records[4] = replace(records[4], messages=(Message("assistant", "How can I help?"), *records[4].messages))
+    examples = encode_examples(records, tokenizer, _settings(steps=2))
+    assert len(examples.training) == 8
+    assert examples.left_out == Counter({"an order of roles that the chat template refuses": 1})
+
+
+GREETING = Path(__file__).parents[4] / "shared/cases/greeting.jsonl"  # one conversation opens with the assistant
+
+
+@pytest.mark.skipif(not GREETING.exists(), reason=f"{GREETING} is not here")
+@pytest.mark.parametrize(("name", "refused"), [("gemma", 1), ("cohere", 1), ("qwen3", 0)])
+def test_real_templates_take_the_records_or_have_them_set_aside(tiny_model, name, refused):
+    trl = pytest.importorskip("trl")
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+    examples = encode_examples(read_qualified(GREETING), tokenizer, _settings(steps=100))
+    assert len(examples.training) + len(examples.held_out) == 40 - refused == 40 - examples.left_out.total()
 
 
 def test_too_few_records_are_refused_with_their_number(tokenizer, make_records):

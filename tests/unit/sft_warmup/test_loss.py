@@ -127,6 +127,19 @@ def test_equal_records_and_whole_prompts_in_common_are_no_trouble(model, batch):
     assert losses["loss"] == pytest.approx(_plain_loss(model, twice, 0.7).item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_records_without_a_common_first_token_are_no_trouble(model, batch, dtype):
+    model = model.to(dtype)  # float32 takes the way that divides by the size of an empty product
+    others = [Example([number, *example.prompt[1:]], example.turn, example.thought_mask) for number, example in
+              enumerate(batch)]  # fmt: skip
+    expected = _plain_loss(model, others, 0.7)
+    expected.backward()
+    expected_gradient = _gradient(model)
+    losses = batch_loss(model, others, SftWarmupSettings(micro_batch_size=5), padding=0, backward=torch.Tensor.backward)
+    assert losses["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert (_gradient(model) - expected_gradient).norm() < 1e-4 * expected_gradient.norm()
+
+
 def test_the_padding_token_does_not_matter(model, batch, way):
     config = SftWarmupSettings(micro_batch_size=5)
     assert batch_loss(model, batch, config, padding=0) == batch_loss(model, batch, config, padding=17)
