@@ -14,7 +14,7 @@ from components.egpo_rl import loop, report, rewards, train
 from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
 from components.errors import InputError, WorkError
-from components.files import sha256_of_file
+from components.files import sha256_of_file, write_json
 from components.function_calls.record import Message
 from components.language_models.base_models import resolve_model
 from components.language_models.model_card import read_card
@@ -106,6 +106,7 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
     source = inputs["model"] / "model"
     file = source / "adapter_model.safetensors"
     save_file({name: torch.full_like(tensor, 0.01) for name, tensor in load_file(file).items()}, file)
+    write_json(source / "callforge.json", read_card(source).model_copy(update={"parents": {}}).model_dump())
     config = change(
         SMALL,
         {"trained_weights": "all", "dtype": dtype, "update.learning_rate": 1e-3, "algorithm.kl_coefficient": 0.01},

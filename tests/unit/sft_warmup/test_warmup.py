@@ -119,7 +119,7 @@ def _flip_a_bit(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("file", "spoil"),
+    ("name", "spoil"),
     [
         ("whole.json", _cut),
         ("whole.json", lambda content: b"\xff"),
@@ -129,13 +129,13 @@ def _flip_a_bit(content: bytes) -> bytes:
         ("trainer_state.json", _flip_a_bit),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(settings, records, finished, tmp_path, capsys, file, spoil):
+def test_a_damaged_checkpoint_is_passed_over(settings, records, finished, tmp_path, capsys, name, spoil):
     folder = tmp_path / "sft_warmup"
     shutil.copytree(finished[0], folder)
-    for name in ("manifest.json", "report.html"):
-        (folder / name).unlink()
+    for written_last in ("manifest.json", "report.html"):
+        (folder / written_last).unlink()
     shutil.rmtree(folder / "model")
-    path = folder / "checkpoints" / "checkpoint-12" / file
+    path = folder / "checkpoints" / "checkpoint-12" / name
     path.write_bytes(spoil(path.read_bytes()))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "lo')
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_passed_over(settings, records, finished, tmp_pa
     assert (folder / ADAPTER).read_bytes() == (finished[0] / ADAPTER).read_bytes()
     assert metrics == finished[1]
     printed = capsys.readouterr().out
-    assert printed.count("damaged") == 1 and "checkpoint-12" in printed and file in printed
+    assert printed.count("is damaged (") == 1 and "checkpoint-12" in printed and name in printed
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == list(range(1, 13))
 
