@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from reprlib import Repr
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from components.errors import InputError
 
@@ -43,6 +43,14 @@ class Section(BaseModel):
     )
     renamed: ClassVar[dict[str, str]] = {}
     """Earlier names of settings that are refused with the new one."""
+
+    @field_validator("*")
+    @classmethod
+    def _is_no_template(cls, value: Any) -> Any:
+        """Settings are parameters of a pipeline, in which Kubeflow and Argo would replace such a text."""
+        if any("{{" in text for text in (value if isinstance(value, tuple) else [value]) if isinstance(text, str)):
+            raise ValueError("{{ begins a placeholder of Kubeflow's and cannot be part of a setting")
+        return value
 
     def inputs(self) -> dict[str, str]:
         """Files and objects that settings name and whose bytes the outputs depend on, by the settings' names."""

@@ -363,6 +363,21 @@ def _put(merged: dict[str, Any], path: list[str], value: Any) -> None:
     target[path[-1]] = value
 
 
+def read_layer(text: str, name: str) -> dict[str, Any]:
+    """A layer of settings written as a JSON object; `name` says in errors where it was given.
+
+    Raises:
+        InputError: it is not a JSON object.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f'{name}: not JSON ({error}); write {{"egpo_rl.steps": 50}}') from None
+    if not isinstance(value, dict):
+        raise InputError(f'{name}: a JSON object is wanted, like {{"egpo_rl.steps": 50}}, not {text[:200]!r}')
+    return value
+
+
 def read_assignment(text: str) -> tuple[str, Any]:
     """`name=value` of the command line: the value as JSON, or as it stands if it is not JSON or the setting is a text.
 

@@ -19,7 +19,7 @@ from typing import Any
 from components.errors import CallforgeError, InputError, WorkError
 from components.preflight.checks import PARAMETERS
 from components.services.web import NoAnswerError, ask, without_login
-from components.settings import AUTO, resolve_settings
+from components.settings import AUTO, read_layer, resolve_settings
 from pipelines.compiled_files import COMPILED, compiled_path
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
 
@@ -84,9 +84,10 @@ def submit_run(
     # What preflight would find on the cluster, found before a pod is asked for.
     arguments = {name: value for name, value in parameters.items() if value != AUTO}
     named = {PARAMETERS[name]: value for name, value in arguments.items() if name in PARAMETERS}
-    resolve_settings(find_profile(profile).settings, named, _overrides(parameters.get("settings", "{}")), settings)
+    given = read_layer(parameters.get("settings", "{}"), "--parameter settings")
+    resolve_settings(find_profile(profile).settings, named, given, settings)
     if settings:
-        arguments["settings"] = json.dumps(_overrides(parameters.get("settings", "{}")) | settings, sort_keys=True)
+        arguments["settings"] = json.dumps(given | settings, sort_keys=True)
     name = run_name or f"callforge-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
     with _client(endpoint) as client:
         run = client.create_run_from_pipeline_package(
@@ -143,16 +144,6 @@ def _parameter_names(package: Path) -> list[str]:
     with package.open(encoding="utf-8") as file:
         specification = next(yaml.safe_load_all(file))
     return sorted(specification["root"]["inputDefinitions"]["parameters"])
-
-
-def _overrides(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"--parameter settings: this is no JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise InputError('--parameter settings: a JSON object is wanted, like {"egpo_rl.steps": 50}')
-    return value
 
 
 @contextmanager

@@ -25,10 +25,10 @@ from rich.table import Table
 
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import read_json, write_json
-from components.sections import read_section
+from components.sections import deciding_settings, extendable_setting, read_section
 from components.services.events import PROGRESS_FILE
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
-from components.stages.catalogue import NAMES
+from components.stages.catalogue import NAMES, STAGES
 from components.stages.folder import ERROR
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from pipelines.console import Console
@@ -75,7 +75,8 @@ def run_here(request: Request, console: Console) -> Path:
     folder = Path(os.path.realpath(RUNS / request.run_id))  # Path.resolve raises for links that go in circles
     profile, settings = _resolve(folder, request)  # before anything is written or started
     with _own(folder), _terminated_as_interrupted():
-        _say_changes(folder, settings, console)
+        for line in changes(_remembered(folder).get("settings", settings.model_dump(mode="json")), settings):
+            console.print(line)
         console.print(f"run {request.run_id}  profile {profile.name}  {shown(folder)}", style="bold")
         with embedded_services(SERVICES) as environment:
             if "AWS_ENDPOINT_URL_S3" in environment and not settings.run.artifact_root:
@@ -117,6 +118,13 @@ def _resolve(folder: Path, request: Request) -> tuple[Profile, Settings]:
     profile = find_profile(name)
     base = profile.settings if request.profile else remembered.get("settings", profile.settings)
     default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
+    try:
+        resolve_settings(base)
+    except InputError as error:
+        raise InputError(
+            f"{folder / REQUEST}: the run was begun with settings that this version does not take ({error}); name a "
+            f"profile (--profile {name}) to begin it again, or another run id"
+        ) from None
     settings = resolve_settings(default, base, request.settings, {"run.run_id": request.run_id})
     if any(step.gpus for step in profile.resources.values()) and not any(Path("/dev").glob("nvidia[0-9]*")):
         raise InputError(f"profile {name}: it wants a GPU and this machine has none; --profile demo wants none")
@@ -136,20 +144,27 @@ def _remembered(folder: Path) -> dict[str, Any]:
     raise InputError(f"{reason}; name another run id, or remove it")
 
 
-def _say_changes(folder: Path, settings: Settings, console: Console) -> None:
-    """A run that goes on with other settings redoes the stages they concern, and those after."""
-    remembered = _remembered(folder).get("settings")
-    if remembered is None:
-        return
+def changes(remembered: Mapping[str, Any], settings: Settings) -> Iterator[str]:
+    """What changed since a run began with the settings `remembered`, and which stages are done again for it.
+
+    A stage is, when a setting changed that decides its result, and so are those after it.
+    """
     now = dict(_flat(settings.model_dump(mode="json")))
     before = {name: value for name in now for value in _found(remembered, name.split("."))}
     changed = [name for name in now if (name, now[name]) not in before.items() and name != "run.artifact_root"]
     for name in changed:
         earlier = f"was {before[name]}, is" if name in before else "is new since this run began:"
-        console.print(f"{name} {earlier} {now[name]}")
-    concerned = [stage for stage in NAMES if any(name.startswith(f"{stage}.") for name in changed)]
-    if concerned:
-        console.print(f"so {concerned[0]} and what follows from it is done again")
+        yield f"{name} {earlier} {now[name]}"
+    for stage in STAGES:
+        section = getattr(settings, stage.section)
+        deciding = [name for name, _ in _flat(deciding_settings(section), f"{stage.section}.") if name in changed]
+        if deciding:
+            name = deciding[0]
+            only_length = deciding == [f"{stage.section}.{extendable_setting(section)}"] and name in before
+            longer = only_length and before[name] < now[name]
+            begin = f"{stage.name} goes on from its last checkpoint, and" if longer else f"{stage.name} and"
+            yield f"so {begin} what follows from it is done again"
+            return
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

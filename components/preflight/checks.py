@@ -36,6 +36,7 @@ from components.settings import (
     EgpoRlSettings,
     Settings,
     SftWarmupSettings,
+    read_layer,
     resolve_settings,
 )
 from components.stages.catalogue import NAMES, PREFLIGHT
@@ -79,7 +80,7 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
     try:
         given = {PARAMETERS[name]: value for name, value in parameters.items() if value != AUTO}
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
-        resolved = resolve_settings(default, json.loads(profile), given, read_overrides(settings))
+        resolved = resolve_settings(default, json.loads(profile), given, read_layer(settings or "{}", "settings"))
         with library_warnings():
             found = problems(resolved, ("bfcl_eval",) if model else NAMES, here=folder is not None)
             if model:
@@ -122,21 +123,6 @@ def _write_folder(folder: Path, values: dict[str, Any]) -> None:
     write_config(folder, Config(stage=PREFLIGHT, settings=values, identity={"settings": values}))
     (folder / METRICS).touch()
     write_json(folder / MANIFEST, describe(folder, PREFLIGHT, sha256_of_json(values), (), {}).model_dump())
-
-
-def read_overrides(text: str) -> dict[str, Any]:
-    """The pipeline's parameter `settings`.
-
-    Raises:
-        InputError: it is no JSON object.
-    """
-    try:
-        value = json.loads(text or "{}")
-    except ValueError as error:
-        raise InputError(f'settings: this is no JSON ({error}); write {{"egpo_rl.steps": 50}}') from None
-    if not isinstance(value, dict):
-        raise InputError(f'settings: a JSON object is wanted, like {{"egpo_rl.steps": 50}}, not {text!r}')
-    return value
 
 
 def problems(settings: Settings, stages: Collection[str] = NAMES, *, here: bool) -> list[str]:

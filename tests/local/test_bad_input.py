@@ -29,6 +29,8 @@ def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> Non
         (["--set", "egpo_rl.steps=many"], ["egpo_rl.steps", "integer", "many"]),
         (["--set", "egpo_rl.rollout.group_size=1"], ["egpo_rl.rollout.group_size", "greater than or equal to 2"]),
         (["--set", "egpo_rl.steps"], ["section.name=value"]),
+        (["--set", "egpo_rl.steps=" + "[" * 5000], ["egpo_rl.steps", "integer"]),
+        (["--data", "{{$.inputs}}"], ["data_refine.data", "placeholder of Kubeflow's"]),
         (["--profile", "huge"], ["huge", "demo, tiny, gpu"]),
         (["--profile", "gpu"], ["GPU", "--profile demo"]),
         (["--run-id", "a/b"], ["run.run_id", "a/b"]),

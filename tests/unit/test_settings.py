@@ -196,6 +196,14 @@ def test_deep_nesting_is_an_error_of_one_paragraph(name, text):
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("name", ["data_refine.data", "run.experiment", "egpo_rl.rollout.sampler_urls"])
+@pytest.mark.parametrize("text", ["{{$.inputs}}", "a {{workflow.name}}"])
+def test_a_placeholder_of_kubeflows_is_no_setting(name, text):
+    value = [text] if name.endswith("urls") else text
+    with pytest.raises(InputError, match=rf"^{name}: .*placeholder of Kubeflow's"):
+        resolve_settings({name: value})
+
+
 def test_half_a_character_is_an_error():
     with pytest.raises(InputError, match="settings: invalid JSON"):
         resolve_settings({"data_refine.data": "\udcff"})

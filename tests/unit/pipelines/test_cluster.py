@@ -144,7 +144,7 @@ def test_a_run_is_started_with_its_parameters_and_settings(api):
     [
         ("demo", {}, {}, "gpu, gpu8, paper, paper-lora"),
         ("gpu", {"date": "x"}, {}, "date"),
-        ("gpu", {"settings": "{"}, {}, "no JSON"),
+        ("gpu", {"settings": "{"}, {}, "not JSON"),
         ("gpu", {"artifact_root": "/tmp/x"}, {}, "run.artifact_root"),
         ("gpu", {"data_format": "parquet"}, {}, "data_refine.data_format"),
         ("gpu", {}, {"egpo_rl.stepz": 1}, "did you mean steps?"),

@@ -15,9 +15,10 @@ import pytest
 
 from components.errors import InputError
 from components.services.events import PROGRESS_FILE, read_event
+from components.settings import Settings, resolve_settings
 from components.stages.local_run import RUN_FOLDER
 from pipelines.console import Console
-from pipelines.local import RUNS, Request, failure, run_here
+from pipelines.local import RUNS, Request, changes, failure, run_here
 
 ROOT = Path(__file__).parents[3]
 RUN_ID = "broken"
@@ -58,6 +59,52 @@ def test_junk_in_a_runs_request_is_refused(folder: Path, content: bytes) -> None
     folder.mkdir(parents=True)
     (folder / "run.json").write_bytes(content)
     assert len(refused()) < 1000
+
+
+def test_a_run_begun_before_settings_were_renamed_says_how_to_begin_it_again(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"profile": "demo", "settings": {"egpo_rl": {"group_size": 8}}}')
+    text = refused()
+    assert "egpo_rl.group_size is now egpo_rl.rollout.group_size" in text and "--profile demo" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        ({}, []),
+        ({"egpo_rl.checkpoint.every": 7}, ["egpo_rl.checkpoint.every was 10, is 7"]),
+        (
+            {"egpo_rl.update.learning_rate": 1e-6, "bfcl_eval.batch_size": 1},
+            [
+                "egpo_rl.update.learning_rate was 2e-05, is 1e-06",
+                "bfcl_eval.batch_size was 8, is 1",
+                "so egpo_rl and what follows from it is done again",
+            ],
+        ),
+        (
+            {"egpo_rl.steps": 300},
+            [
+                "egpo_rl.steps was 200, is 300",
+                "so egpo_rl goes on from its last checkpoint, and what follows from it is done again",
+            ],
+        ),
+        (
+            {"egpo_rl.steps": 100},
+            ["egpo_rl.steps was 200, is 100", "so egpo_rl and what follows from it is done again"],
+        ),
+        (
+            {"egpo_rl.steps": 300, "egpo_rl.seed": 1},
+            [
+                "egpo_rl.steps was 200, is 300",
+                "egpo_rl.seed was 0, is 1",
+                "so egpo_rl and what follows from it is done again",
+            ],
+        ),
+    ],
+)
+def test_a_run_that_goes_on_with_other_settings_says_what_they_cost(change: dict, lines: list[str]) -> None:
+    remembered = Settings().model_dump(mode="json")
+    assert list(changes(remembered, resolve_settings(change))) == lines
 
 
 def _circle(folder: Path) -> None:

@@ -334,7 +334,13 @@ def test_the_step_gives_each_section_as_canonical_json(local):
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("{", "no JSON"), ("[1]", "JSON object"), ('{"egpo_rl.stepz": 1}', "did you mean steps?")]
+    ("text", "word"),
+    [
+        ("{", "not JSON"),
+        ('{"a":' * 9999, "not JSON"),
+        ("[1]", "JSON object"),
+        ('{"egpo_rl.stepz": 1}', "did you mean steps?"),
+    ],
 )
 def test_the_step_ends_with_code_2_and_its_reason(local, capsys, text, word):
     with pytest.raises(SystemExit) as caught:
