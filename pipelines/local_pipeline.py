@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import traceback
 import warnings
 from pathlib import Path
 
-from components.services.events import announce
+from components.services.events import announce, trace
 from components.stages.local_run import join_run
 from pipelines.profiles import find_profile
 
@@ -28,7 +27,7 @@ def main(folder: Path) -> int:
     try:
         _run(folder)
     except Exception as error:
-        traceback.print_exc()  # into the log
+        trace(error)
         if not isinstance(error, RuntimeError):  # which KFP raises for a step that failed
             announce(PIPELINE, "failed", f"KFP's local runner: {type(error).__name__}: {error}")
         return 1

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import time
+import traceback
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping
@@ -126,6 +127,12 @@ def warn(text: str) -> None:
     text = shortened(text)
     write(TextEvent(event="warning", stage=_stage(), rank=rank(), text=text))
     _print(_stage(), warning_line(text, rank()))
+
+
+def trace(error: BaseException) -> None:
+    """The traceback of an error that nobody foresaw: for the log, no event."""
+    with suppress(OSError, ValueError):
+        print(visible("".join(traceback.format_exception(error))), end="", flush=True)
 
 
 def metric(step: int, values: Mapping[str, float]) -> None:

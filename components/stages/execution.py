@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -227,8 +226,7 @@ def _withdraw(folder: Path) -> None:
 
 
 def _unexpected(stage: Stage, folder: Path, error: Exception) -> WorkError:
-    """What no one foresaw, in one line; the traceback is printed where it happened."""
-    traceback.print_exception(error)
+    """What no one foresaw, in one line."""
     text = " ".join(str(error).split())[:LONGEST_REASON]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkError(f"{stage.name}: the disk of {folder} is full ({text}); make room and start it again")

@@ -10,7 +10,7 @@ from typing import Any
 
 from components.errors import CallforgeError
 from components.sections import read_section
-from components.services.events import announce, library_warnings
+from components.services.events import announce, library_warnings, trace
 from components.settings import RunSettings, Settings
 from components.stages.catalogue import Stage
 from components.stages.execution import execute_stage, remove_checkpoints
@@ -53,6 +53,8 @@ def run_step(
                 replace=True,
             )
     except CallforgeError as error:
+        if error.__cause__ is not None:
+            trace(error.__cause__)
         announce(stage.name, "failed", str(error))
         raise SystemExit(error.exit_code) from None
     if metrics is not None:

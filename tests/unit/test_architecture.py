@@ -119,6 +119,21 @@ def test_every_stage_is_one_folder_with_a_component(stage):
     assert (ROOT / "components" / stage / "component.py").is_file()
 
 
+PRINTERS = {"components.services.events", "components.services.progress", "pipelines.console"}
+
+
+@pytest.mark.parametrize("path", [path for path in FILES if module_of(path) not in PRINTERS], ids=module_of)
+def test_only_events_and_the_console_print(path):
+    """They make text of others safe for a terminal, and nothing is said past who draws the run."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            assert name not in ("print", "traceback.print_exc", "traceback.print_exception", "typer.echo"), node.lineno
+            assert name not in ("sys.stdout.write", "sys.stderr.write", "typer.secho"), node.lineno
+        elif isinstance(node, ast.ImportFrom) and node.module == "rich.console":
+            raise AssertionError(f"line {node.lineno}: a console of its own; take pipelines.console's")
+
+
 @pytest.mark.parametrize("path", FILES, ids=module_of)
 def test_files_say_what_they_do_and_stay_small(path):
     text = path.read_text("utf-8")

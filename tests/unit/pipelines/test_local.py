@@ -178,6 +178,6 @@ def test_what_fails_in_kfp_itself_is_told(folder: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", holder, str(folder)], env=os.environ | environment, capture_output=True, text=True
     )
-    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert done.returncode == 1 and "Traceback" in done.stdout
     events = [read_event(line) for line in progress.read_bytes().splitlines()]
     assert events[-1].event == "failed" and events[-1].stage == "pipeline" and "IndexError" in events[-1].text

@@ -96,6 +96,16 @@ def test_a_long_text_is_cut_and_its_length_given(file: Path, capsys: Any) -> Non
     assert len(capsys.readouterr().out) < 5_000
 
 
+def test_a_traceback_is_for_the_log_only(file: Path, capsys: Any) -> None:
+    try:
+        raise ValueError("cursed\x1b[2J")
+    except ValueError as error:
+        events.trace(error)
+    printed = capsys.readouterr().out
+    assert printed.endswith("ValueError: cursed\\x1b[2J\n") and "\n  File " in printed
+    assert not file.exists()
+
+
 JUNK = [
     b"", b"{", b"null", b"[]", b'"x"', b"{}", b"\xff\xfe", b"[" * 100_000, b'{"event": []}', b'{"event": "line"}',
     b'{"event": "line", "text": 3}', b'{"event": "started", "stage": {"a": 1}}',
