@@ -268,12 +268,16 @@ def ui() -> None:
     from components.services.tracking import server_name
     from pipelines.embedded import embedded_services
     from pipelines.local import SERVICES
+    from pipelines.mlflow_server import PASSWORD, USER
 
     with embedded_services(SERVICES) as environment:
         if not environment:
             raise InputError("ui: MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL_S3 are set: open those")
         address = server_name(environment.get("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "")))
-        console.print(f"MLflow  {address}\nCtrl-C ends")
+        console.print(f"MLflow  {address}")
+        if PASSWORD in environment:
+            console.print(f"log in as {environment[USER]} with the password {environment[PASSWORD]}")
+        console.print("Ctrl-C ends")
         try:
             while True:
                 time.sleep(3600)

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import random
+import secrets
 import signal
 import socket
 import subprocess
@@ -29,14 +30,16 @@ from typing import IO, Any
 
 from components.errors import InputError, WorkError
 from components.files import read_json
-from pipelines import seaweedfs
+from pipelines import mlflow_server, seaweedfs
 from pipelines.console import console
 from pipelines.supervisor import PORTS, STOP_SECONDS, USERS, known_ports
 
+ROOT = Path(__file__).parents[1]
 S3, MLFLOW = "s3", "mlflow"
 S3_ADDRESSES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")  # as storage.endpoint
 START_SECONDS = 120.0  # 4 s for S3 and 7 s for MLflow on an idle machine
 STATE = "services.json"
+DEATH_SECONDS = 2.0  # until the ports of a killed server are free, on a busy machine
 LOOK_SECONDS = 0.05
 LOG_LINES = 15
 
@@ -48,7 +51,8 @@ def embedded_services(folder: Path) -> Iterator[dict[str, str]]:
     Yields:
         The environment that leads to them: AWS_ENDPOINT_URL_S3, MLFLOW_S3_ENDPOINT_URL, AWS_ACCESS_KEY_ID,
         AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN (empty) and AWS_DEFAULT_REGION with an embedded S3, in which the bucket
-        `callforge` exists; MLFLOW_TRACKING_URI with an embedded MLflow; nothing when both are named already.
+        `callforge` exists; MLFLOW_TRACKING_URI, MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD with an embedded
+        MLflow; nothing when both are named already.
 
     Raises:
         InputError: a package is missing.
@@ -124,7 +128,7 @@ def _start(folder: Path, wanted: list[str]) -> dict[str, Any]:
         with (folder / "supervisor.log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines.supervisor", str(folder)],
-                cwd=Path(__file__).parents[1],
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
@@ -157,19 +161,19 @@ def _prepare(folder: Path, wanted: list[str]) -> tuple[dict[str, str], dict[str,
         commands[S3] = seaweedfs.server(folder, ports)
     if MLFLOW in wanted:
         artifacts = f"s3://{seaweedfs.BUCKET}/mlflow" if S3 in wanted else str(folder / "mlflow-artifacts")
+        login = {mlflow_server.USER: seaweedfs.BUCKET, mlflow_server.PASSWORD: secrets.token_urlsafe(24)}
+        database = f"sqlite:///{folder / 'mlflow.db'}"
         commands[MLFLOW] = {
-            "command": [
-                sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(ports[MLFLOW]),
-                "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-                "--serve-artifacts", "--artifacts-destination", artifacts,
-            ],
-            "environment": {
-                **environment,
+            "command": [sys.executable, "-m", "pipelines.mlflow_server", str(ports[MLFLOW]), database, artifacts],
+            "environment": environment
+            | login
+            | {
+                "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # seven more processes, 2 GB
                 "MLFLOW_DISABLE_TELEMETRY": "true",
             },
-        }  # fmt: skip
-        environment = {**environment, "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports[MLFLOW]}"}
+        }
+        environment = environment | login | {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{ports[MLFLOW]}"}
     return environment, commands
 
 
@@ -243,7 +247,7 @@ def _stop(supervisor: int) -> None:
     """End a supervisor and everything in its group; returns when it is gone."""
     with suppress(ProcessLookupError):
         os.kill(supervisor, signal.SIGTERM)
-    deadline = time.monotonic() + STOP_SECONDS + 2
+    deadline = time.monotonic() + STOP_SECONDS + DEATH_SECONDS
     while _alive(supervisor) and time.monotonic() < deadline:
         time.sleep(0.02)
     with suppress(ProcessLookupError):  # it was killed before, or hangs: its servers are left
@@ -260,7 +264,7 @@ def _end_orphans(folder: Path) -> None:
     with suppress(ProcessLookupError):
         os.killpg(state["supervisor"], signal.SIGKILL)
     ports = known_ports(folder).values()
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + DEATH_SECONDS
     while not all(map(_free, ports)) and time.monotonic() < deadline:
         time.sleep(0.05)
 

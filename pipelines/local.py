@@ -34,6 +34,7 @@ from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from pipelines.console import Console
 from pipelines.embedded import embedded_services
 from pipelines.local_pipeline import KFP_ROOT, PIPELINE, REQUEST
+from pipelines.mlflow_server import PASSWORD, USER
 from pipelines.profiles import Profile, find_profile
 from pipelines.seaweedfs import ARTIFACT_ROOT
 from pipelines.terminal import Terminal
@@ -42,6 +43,7 @@ HOME = Path(".callforge")
 RUNS, SERVICES = HOME / "runs", HOME / "services"
 LOG, PROGRESS = "kfp.log", "progress.jsonl"
 DEFAULT_PROFILE = "demo"
+URI = "MLFLOW_TRACKING_URI"
 FULL = 50e6  # bytes that are left on a full disk
 STOP_SECONDS = 60.0  # a stage that is told to stop may be in a long step
 
@@ -274,27 +276,27 @@ def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) ->
     yield "weights", registration["source"]
     if settings.run.artifact_root:
         yield "artifacts", f"{settings.run.artifact_root}/{settings.run.run_id}/"
-    if uri := environment.get("MLFLOW_TRACKING_URI", ""):
-        yield "MLflow", _mlflow_page(uri, settings.run)
+    if environment.get(URI):
+        yield "MLflow", _mlflow_page(environment, settings.run)
     yield "reports", f"{shown(folder / 'bfcl_eval' / 'report.html')}, and one beside every other stage"
-    if environment.get("MLFLOW_TRACKING_URI") != os.environ.get("MLFLOW_TRACKING_URI"):
-        yield "look at it", "callforge ui (starts this MLflow and S3 again, until Ctrl-C)"
+    if environment.get(URI) != os.environ.get(URI):
+        yield "look at it", "callforge ui (starts this MLflow and S3 again, and prints the login, until Ctrl-C)"
 
 
-def _mlflow_page(uri: str, run: RunSettings) -> str:
-    """Address of the run's page, of its curves; the server's alone when it cannot be asked any more."""
+def _mlflow_page(environment: Mapping[str, str], run: RunSettings) -> str:
+    """Address of the run's page, of its curves; the server's where it cannot be asked any more."""
     from components.services.tracking import find_run, page, server_name
 
-    before = os.environ.get("MLFLOW_TRACKING_URI")
-    os.environ["MLFLOW_TRACKING_URI"] = uri
+    before = dict(os.environ)
+    os.environ.update({name: environment[name] for name in (URI, USER, PASSWORD) if name in environment})
     try:
         experiment_id, run_id = find_run(run)
         return page(f"experiments/{experiment_id}/runs/{run_id}/model-metrics")
     except CallforgeError:
-        return server_name(uri)
+        return server_name(environment[URI])
     finally:
-        if before is None:
-            del os.environ["MLFLOW_TRACKING_URI"]
+        os.environ.clear()
+        os.environ.update(before)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from components.files import read_json
 from pipelines import seaweedfs
 
 USERS, PORTS = "users.lock", "ports.json"
-STOP_SECONDS = 2.0  # SeaweedFS does not end on SIGTERM; what it was given is written by then
+STOP_SECONDS = 0.5  # SeaweedFS does not end on SIGTERM; what it has confirmed is written, and outlives SIGKILL
 LOOK_SECONDS = 0.3
 
 

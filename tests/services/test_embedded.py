@@ -143,6 +143,9 @@ REQUESTS = {
     "master": ["GET /dir/status", "GET /dir/assign", "GET /dir/lookup?volumeId=1", "GET /vol/grow?count=1",
                "POST /submit", "GET /col/delete?collection=callforge"],
     "volume": ["GET /1,01637037d6", "PUT /1,01637037d6", "DELETE /1,01637037d6", "GET /stats/disk"],
+    "mlflow": ["GET /", "GET /api/2.0/mlflow/experiments/search?max_results=5", "POST /api/2.0/mlflow/runs/create",
+               "GET /api/2.0/mlflow-artifacts/artifacts?path=", "PUT /api/2.0/mlflow-artifacts/artifacts/new",
+               "DELETE /api/2.0/mlflow-artifacts/artifacts/kept"],
     "s3": ["GET /", "GET /callforge", "GET /callforge/kept", "PUT /callforge/new", "DELETE /callforge/kept"],
 }
 answers = {}
@@ -155,7 +158,7 @@ PREFACE = b"PRI * HTTP/2.0\\r\\n\\r\\nSM\\r\\n\\r\\n" + bytes([0, 0, 0, 4, 0, 0,
 context = ssl.create_default_context()
 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 context.set_alpn_protocols(["h2"])
-for part in REQUESTS:
+for part in REQUESTS.keys() - {"mlflow"}:
     for name, wrap in (("plain", lambda raw: raw), ("TLS", context.wrap_socket)):
         try:
             raw = socket.create_connection(("127.0.0.1", ports[part] + 10_000), timeout=20)
@@ -170,7 +173,7 @@ print(json.dumps(answers))
 
 
 def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[str, str], _servers_folder: Path) -> None:
-    """List, read, write and delete, on every port that SeaweedFS opens: filer, master, volume, S3, and their gRPC."""
+    """List, read, write and delete, on every port that is opened: SeaweedFS's parts, their gRPC, and MLflow."""
     store = _s3(services)
     store.put_object(Bucket=seaweedfs.BUCKET, Key="kept", Body=b"mine")
     ports = supervisor.known_ports(_servers_folder)
@@ -178,7 +181,7 @@ def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[st
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
-    assert len(answers) == 29
+    assert len(answers) == 35
     open_doors = {request: answer for request, answer in answers.items() if answer not in (401, 403, 404, "refused")}
     assert open_doors == {}
     assert store.get_object(Bucket=seaweedfs.BUCKET, Key="kept")["Body"].read() == b"mine"
