@@ -25,6 +25,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 PROGRESS_FILE = "CALLFORGE_PROGRESS_FILE"
 STAGE = "CALLFORGE_STAGE"  # the stage at work; a variable, so that the processes that help it know it as well
 LONGEST_TEXT = 4_000  # characters
+CODE_WARNINGS = (FutureWarning, DeprecationWarning, PendingDeprecationWarning)  # a run can do nothing about them
 LIBRARY_WARNINGS = 20  # kinds in one process
 _JOINERS = "\u200c\u200d"  # format characters that Persian, Indic scripts and emoji are written with
 
@@ -198,7 +199,8 @@ def _escaped(char: str) -> str:
 @contextmanager
 def library_warnings() -> Iterator[None]:
     """While the block lasts, warnings of libraries (modules `warnings` and `logging`) are events: each kind once,
-    with its source, and no more than LIBRARY_WARNINGS kinds; further kinds are only printed."""
+    with its source, and no more than LIBRARY_WARNINGS kinds. Further kinds, and those about the code of the libraries,
+    are only printed."""
     collector = _Collector(logging.WARNING)
     root = logging.getLogger()
     root.addHandler(collector)
@@ -209,7 +211,8 @@ def library_warnings() -> Iterator[None]:
             line: str | None = None,
         ) -> None:  # fmt: skip
             source = re.split(r"(?:site|dist)-packages/", filename)[-1]
-            collector.take(f"{filename}:{lineno}:{category}", f"{message} ({category.__name__}, {source}:{lineno})")
+            text = f"{message} ({category.__name__}, {source}:{lineno})"
+            collector.take(f"{filename}:{lineno}:{category}", text, drawn=not issubclass(category, CODE_WARNINGS))
 
         warnings.showwarning = show
         try:
@@ -224,17 +227,19 @@ class _Collector(logging.Handler):
     def __init__(self, level: int) -> None:
         super().__init__(level)
         self.seen: set[str] = set()
+        self.drawn = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(Exception):  # a message that its arguments do not fit
             self.take(f"{record.name}:{record.msg}", f"{record.getMessage()} ({record.name})")
 
-    def take(self, kind: str, text: str) -> None:
+    def take(self, kind: str, text: str, *, drawn: bool = True) -> None:
         if kind in self.seen:
             return
         self.seen.add(kind)
         text = " ".join(text.split())
-        if len(self.seen) <= LIBRARY_WARNINGS:
+        self.drawn += drawn
+        if drawn and self.drawn <= LIBRARY_WARNINGS:
             warn(text)
         else:
             _print(_stage(), warning_line(text, rank()))

@@ -147,14 +147,17 @@ def test_a_full_disk_does_not_stop_the_work(monkeypatch: pytest.MonkeyPatch, cap
 def test_warnings_of_libraries_are_shown_once_each_with_their_source(file: Path, capsys: Any) -> None:
     with library_warnings():
         for number in range(3):
+            warnings.warn("old driver", UserWarning, stacklevel=1)
             warnings.warn("this will be dropped", FutureWarning, stacklevel=1)
             logging.getLogger("peft.tuners").warning("adapter %d is\nempty", number)
             logging.getLogger("peft.tuners").info("chatter")
     texts = [event.text for event in read(file)]
     assert texts == [
-        f"this will be dropped (FutureWarning, {__file__}:{_line_of('this will be dropped')})",
+        f"old driver (UserWarning, {__file__}:{_line_of('old driver')})",
         "adapter 0 is empty (peft.tuners)",
     ]
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3 and "this will be dropped (FutureWarning" in printed[1], "about code: for the log only"
     logging.getLogger("peft").warning("after the block")
     assert len(read(file)) == 2
 
