@@ -80,6 +80,7 @@ class Models:
         self.adapted: LoadedModel | None = None
         self.sampler: Sampler | None = None
         self.versions = 0
+        self.context: int | None = None
 
     def open(self, subject: Subject) -> Answering:
         """Sample from `subject` from now on.

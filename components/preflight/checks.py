@@ -23,9 +23,8 @@ from components.files import expand_home, sha256_of_json, write_json
 from components.function_calls.formats.lines import FormatError, Limits
 from components.function_calls.formats.reader import Rejected, read_records
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
-from components.language_models.samplers.published import RANKS
-from components.language_models.samplers.vllm_server import MODELS, find_base_model
 from components.preflight.disk import HUB, check_disk
+from components.preflight.samplers import sampler_checks
 from components.services.events import announce, library_warnings, say, warn
 from components.services.storage import check_bucket, is_remote, names_below, open_uri
 from components.services.tracking import check_access, tracking_uri
@@ -33,9 +32,7 @@ from components.services.web import NoAnswerError, ask, without_login
 from components.settings import (
     ARTIFACT_ROOT_VARIABLE,
     AUTO,
-    EgpoRlSettings,
     Settings,
-    SftWarmupSettings,
     read_layer,
     resolve_settings,
 )
@@ -157,9 +154,7 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
         yield _check_evaluator
     if "sft_warmup" in stages:
         yield partial(_check_base_model, settings.sft_warmup.base_model, here)
-    if "egpo_rl" in stages:
-        # A lone stage takes base model and adapter from its input, and compares them with the servers itself.
-        yield partial(_check_sampler, settings.egpo_rl, settings.sft_warmup if "sft_warmup" in stages else None, here)
+    yield from sampler_checks(settings, stages, here)
     if "model_registration" in stages:
         yield partial(_check_registration, settings)
 
@@ -276,58 +271,6 @@ def _check_hub(name: str, found: re.Match[str], here: bool) -> None:
             f"{text} does not give its config.json (HTTP {status}): there is no such model, revision or file, or it "
             f"wants a login; {mend}, or set HF_TOKEN to that of a user who accepted the model's terms"
         )
-
-
-def _check_sampler(egpo: EgpoRlSettings, warmup: SftWarmupSettings | None, here: bool) -> None:
-    """vLLM is there, as a package in a local run or as the servers named, and can follow what `warmup` makes."""
-    rollout = egpo.rollout
-    if rollout.sampler != "transformers" and egpo.trained_weights == "all":
-        raise InputError(
-            f"egpo_rl.rollout.sampler: {rollout.sampler} takes adapters only, and egpo_rl.trained_weights=all trains "
-            "all weights; set egpo_rl.rollout.sampler=transformers, or egpo_rl.trained_weights=adapter"
-        )
-    if rollout.sampler == "vllm" and here and find_spec("vllm") is None:
-        raise InputError(
-            "egpo_rl.rollout.sampler: vllm is not installed here; install it, or set "
-            "egpo_rl.rollout.sampler=transformers"
-        )
-    if rollout.sampler != "transformers" and warmup and warmup.adapter.rank not in RANKS:
-        ranks = ", ".join(map(str, RANKS))
-        raise InputError(f"sft_warmup.adapter.rank: vLLM serves {ranks}, not {warmup.adapter.rank}")
-    if rollout.sampler != "vllm_server":
-        if rollout.sampler_urls:
-            raise InputError(
-                f"egpo_rl.rollout.sampler_urls: they have no effect with sampler={rollout.sampler}; set vllm_server"
-            )
-        return
-    if not rollout.sampler_urls:
-        raise InputError("egpo_rl.rollout.sampler_urls: vllm_server needs at least one base URL, like http://vllm:8000")
-    longest = rollout.max_prompt_tokens + rollout.max_new_tokens
-    for url in rollout.sampler_urls:
-        if url != without_login(url) or not url.startswith(("http://", "https://")):
-            raise InputError(
-                f"egpo_rl.rollout.sampler_urls: {without_login(url)}: an http(s) address is wanted, without user and "
-                "password"
-            )
-        try:
-            answer = ask(url.rstrip("/") + MODELS)
-            if answer.status != 200:
-                raise NoAnswerError(f"HTTP {answer.status}")
-            models = json.loads(answer.body)
-        except (NoAnswerError, ValueError) as error:
-            raise InputError(f"egpo_rl.rollout.sampler_urls: {url}: no vLLM server answers there ({error})") from None
-        if warmup is None:
-            continue
-        try:
-            context = find_base_model(url, models, warmup.base_model)["max_model_len"]
-        except InputError as error:
-            raise InputError(f"egpo_rl.rollout.{error}") from None
-        if longest > context:
-            raise InputError(
-                f"egpo_rl.rollout.sampler_urls: {url} takes {context} tokens, and "
-                f"max_prompt_tokens={rollout.max_prompt_tokens} with max_new_tokens={rollout.max_new_tokens} are "
-                f"{longest}; start it with a larger --max-model-len, or lower them"
-            )
 
 
 def _check_registration(settings: Settings) -> None:

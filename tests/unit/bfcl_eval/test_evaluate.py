@@ -20,6 +20,7 @@ from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
 from components.stages.outputs import Outputs
+from tests.unit.language_models.fake_vllm_server import fake_vllm_server
 
 CONFIG = BfclEvalSettings(
     categories=("multiple", "irrelevance", "live_parallel"),
@@ -46,7 +47,7 @@ def stages(tiny_model, tmp_path_factory) -> dict[str, Path]:
     reference = BaseModelReference(reference=str(tiny_model), sha256=weights_digest(tiny_model))
     for seed, stage in enumerate(("sft_warmup", "egpo_rl")):
         model = attach_adapter(
-            load_model(resolve_model(tiny_model), device="cpu").model, AdapterSettings(rank=4, alpha=8), seed
+            load_model(resolve_model(tiny_model), device="cpu").model, AdapterSettings(rank=8, alpha=16), seed
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -253,6 +254,20 @@ def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, mo
     BatchSpy.asked = 0
     evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
     assert BatchSpy.asked == 0
+
+
+def test_a_vllm_server_answers_for_base_and_adapters(stages, tiny_model, tmp_path, monkeypatch):
+    """The base under its own name, then each adapter under one that was loaded for it; no weights are loaded here."""
+    monkeypatch.setattr(models, "load_base", lambda *_: pytest.fail("the server has the weights"))
+    with fake_vllm_server(model=tiny_model.name, context=3000) as server:
+        config = CONFIG.model_copy(update={"sampler": "vllm_server", "sampler_urls": (server.url,)})
+        evaluate.run(config, stages, outputs(tmp_path))
+        asked = [body["model"] for body in server.completions if len(body["prompt"]) > 10]
+        published = [name for name, _ in server.loads]
+    assert asked == [name for name in (tiny_model.name, *published) for _ in range(9)] and len(published) == 2
+    said = {name: turns(tmp_path / name) for name in MODELS}
+    assert said["base"] != said["sft_warmup"] != said["egpo_rl"] != said["base"]
+    assert read_scores(tmp_path / "egpo_rl").sampling.sampler == "vllm_server"
 
 
 def test_other_settings_start_over(tmp_path):

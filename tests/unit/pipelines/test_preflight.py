@@ -258,8 +258,16 @@ def test_settings_that_contradict_each_other(local):
         (found,) = problems(settings(egpo_rl__rollout__sampler=sampler, egpo_rl__trained_weights="all"), here=False)
         for word in (f"egpo_rl.rollout.sampler: {sampler}", "egpo_rl.trained_weights=all", "sampler=transformers"):
             assert word in found
-    (found,) = problems(settings(egpo_rl__rollout__sampler_urls=["http://x"]), here=True)
-    assert "no effect" in found
+    for section in ("egpo_rl__rollout", "bfcl_eval"):
+        (found,) = problems(settings(**{f"{section}__sampler_urls": ["http://x"]}), here=True)
+        assert found.startswith(section.replace("__", ".")) and "no effect" in found
+
+
+def test_the_evaluations_sampler_is_checked_as_that_of_the_rollouts(local):
+    (found,) = problems(settings(bfcl_eval__sampler="vllm"), here=True)
+    assert "bfcl_eval.sampler: vllm is not installed" in found
+    (found,) = problems(settings(bfcl_eval__sampler="vllm_server", egpo_rl__trained_weights="all"), here=False)
+    assert "bfcl_eval.sampler: vllm_server takes adapters only" in found
 
 
 @pytest.mark.parametrize("profile", CLUSTER_PROFILES)
