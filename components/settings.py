@@ -49,7 +49,9 @@ class DataRefineSettings(Section):
     sample_size: int = Field(default=2000, ge=1)
     """Records that the built-in source generates."""
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Seed of the built-in source."""
+    """Seed of the built-in source, and of the choice of held-out records."""
+    held_out_share: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of the qualified records that nothing trains on; evaluation asks them beside BFCL."""
     benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
     """Reject a record in whose turns more than this part of one BFCL question stands, by word 8-grams; 1: no check."""
 
@@ -269,6 +271,8 @@ class BfclEvalSettings(Section):
         ),
     )  # fmt: skip
     """BFCL categories that are answered."""
+    own_records: int = Field(default=200, ge=0)
+    """Records that refinement held out, asked beside BFCL: at most this many, chosen by the seed; 0 asks none."""
     sample_per_category: int = Field(default=0, ge=0)
     """Questions of each category, chosen by the seed; 0 takes all."""
     max_prompt_tokens: int = Field(default=8192, ge=16)

@@ -254,7 +254,7 @@ def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str
 
     columns, rows, note = summary_table(folder / "bfcl_eval")
     table = Table(
-        title=f"BFCL accuracy, run {settings.run.run_id}", title_justify="left", caption=note, caption_justify="left"
+        title=f"Evaluation, run {settings.run.run_id}", title_justify="left", caption=note, caption_justify="left"
     )
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index < 2 else "right")

@@ -40,6 +40,7 @@ def demo() -> Profile:
         name="demo",
         settings={
             "data_refine.sample_size": 1500,
+            "data_refine.held_out_share": 0.05,
             "sft_warmup.steps": 30,
             "sft_warmup.batch_size": 4,
             "sft_warmup.micro_batch_size": 4,
@@ -70,6 +71,7 @@ def tiny() -> Profile:
         name="tiny",
         settings={
             "data_refine.sample_size": 60,
+            "data_refine.held_out_share": 0.1,
             "sft_warmup.steps": 3,
             "sft_warmup.batch_size": 2,
             "sft_warmup.micro_batch_size": 2,
@@ -102,6 +104,7 @@ def gpu() -> Profile:
             "egpo_rl.rollout.sampler": "vllm",
             "egpo_rl.update.unique_tokens_per_pass": 32768,
             "egpo_rl.update.gradient_checkpointing": True,
+            "data_refine.held_out_share": 0.02,
             "bfcl_eval.dtype": "bfloat16",
             "bfcl_eval.batch_size": 256,
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.evaluations.groups import SIZES
+from components.evaluations.groups import OWN, SIZES
 from components.evaluations.schema import EvaluatedModel, Evaluation, Evaluator, Outcome, Sampling, make_scores
 
 
@@ -39,4 +39,5 @@ def evaluation(marks: dict[str, str], **conditions: Any) -> Evaluation:
         "seed": 0,
         "sample_per_category": 0,
     }
-    return Evaluation(make_scores(outcomes, SIZES, sampling=sampling, **(values | conditions)), outcomes)
+    sizes = SIZES | {category: len(text) for category, text in marks.items() if category in OWN}
+    return Evaluation(make_scores(outcomes, sizes, sampling=sampling, **(values | conditions)), outcomes)

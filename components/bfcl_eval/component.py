@@ -9,6 +9,7 @@ from components.stages.catalogue import find_stage
 def bfcl_eval(
     run: str,
     settings: str,
+    records: dsl.Input[dsl.Dataset],
     sft_warmup: dsl.Input[dsl.Model],
     egpo_rl: dsl.Input[dsl.Model],
     evaluation: dsl.Output[dsl.Artifact],
@@ -20,6 +21,7 @@ def bfcl_eval(
     Args:
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
+        records: folder of data_refine; its held-out records are asked beside BFCL.
         sft_warmup: folder of the earlier stage that it comes from.
         egpo_rl: folder of the earlier stage that it comes from.
         evaluation: the stage folder.
@@ -29,5 +31,5 @@ def bfcl_eval(
     from components.stages.catalogue import find_stage
     from components.stages.step import run_step
 
-    models = {"sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
-    run_step(find_stage("bfcl_eval"), settings, run, models, evaluation, report, metrics)
+    inputs = {"records": records, "sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
+    run_step(find_stage("bfcl_eval"), settings, run, inputs, evaluation, report, metrics)

@@ -7,16 +7,17 @@ own; nothing is trained or registered here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.bfcl_eval import generations, pages
-from components.bfcl_eval.grading import OFFICIAL_NAME, Grade, grade
-from components.bfcl_eval.questions import Question, evaluator, load_questions
+from components.bfcl_eval.benchmarks import Benchmark, benchmarks, bfcl
+from components.bfcl_eval.grading import Grade, grade
+from components.bfcl_eval.own_records import grade_own
+from components.bfcl_eval.questions import Question
 from components.bfcl_eval.summary import MODELS
-from components.evaluations.groups import SIZES
 from components.evaluations.schema import (
     Evaluation,
     Outcome,
@@ -39,12 +40,14 @@ ADAPTERS = "adapters"  # folder beside the journals, where vLLM finds what it sh
 
 
 def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
-    """Evaluate the base model, the warm-up's and EGPO's into base/, sft_warmup/ and egpo_rl/, and compare them.
+    """Evaluate the base model, the warm-up's and EGPO's into base/, sft_warmup/ and egpo_rl/, and compare them. Their
+    answers to the records that refinement held out go into own/base/ and so on.
 
     A model with the weights of one before it (EGPO of no step) is not asked again: it has the same answers.
 
     Args:
         inputs: `sft_warmup` and `egpo_rl`, stage folders with a `model/` each; their cards name the base model.
+            `records` (may be missing), the folder of data_refine.
 
     Returns:
         `<model>.<category>`, `<model>.mean_<group>`, `<model>.official_overall`.
@@ -52,7 +55,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     Raises:
         InputError: an unknown category, bfcl-eval is not there, a model is not there or does not fit its base.
     """
-    questions = load_questions(config.categories, config.sample_per_category, config.seed)
+    asked = benchmarks(config, inputs.get("records"))
     from components.bfcl_eval.models import Models, find_subject
     from components.language_models.model_card import read_card
 
@@ -61,18 +64,26 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     places: dict[str, Path | str] = {"base": reference, **folders}
     subjects = {name: find_subject(places[name], label) for name, label in MODELS.items()}
     models = Models(config, list(subjects.values()), outputs.checkpoints / ADAPTERS)
-    found = {
-        name: evaluate_model(
-            subject, partial(models.open, subject), questions, config, outputs.folder / name, outputs.checkpoints
-        )
-        for name, subject in subjects.items()
-    }
-    pages.write_comparison(outputs.folder / "report.html", questions, found)
-    outputs.tracker.log_table(pages.tracked_table(found), "bfcl_eval/scores")
+    found: dict[str, dict[str, pages.Answered]] = {benchmark.folder: {} for benchmark in asked}
+    for name, subject in subjects.items():
+        for benchmark in asked:
+            found[benchmark.folder][name] = evaluate_model(
+                subject,
+                partial(models.open, subject),
+                benchmark,
+                config,
+                outputs.folder / benchmark.folder / name,
+                outputs.checkpoints,
+            )
+    compared = [(benchmark, found[benchmark.folder]) for benchmark in asked]
+    pages.write_comparison(outputs.folder / "report.html", compared)
+    for benchmark, answered in compared:
+        outputs.tracker.log_table(pages.tracked_table(answered), f"bfcl_eval/{benchmark.folder or 'bfcl'}_scores")
     return {
         f"{name}.{metric}": value
-        for name, answered in found.items()
-        for metric, value in flat_metrics(answered.evaluation.scores).items()
+        for _, answered in compared
+        for name, one in answered.items()
+        for metric, value in flat_metrics(one.evaluation.scores).items()
     }
 
 
@@ -82,13 +93,13 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
     Args:
         inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
     """
-    questions = load_questions(config.categories, config.sample_per_category, config.seed)
+    benchmark = bfcl(config)
     from components.bfcl_eval.models import Models, find_subject
 
     subject = find_subject(inputs["model"], inputs["model"].name)
     models = Models(config, [subject], outputs.checkpoints / ADAPTERS)
     answered = evaluate_model(
-        subject, partial(models.open, subject), questions, config, outputs.folder, outputs.checkpoints
+        subject, partial(models.open, subject), benchmark, config, outputs.folder, outputs.checkpoints
     )
     return flat_metrics(answered.evaluation.scores)
 
@@ -96,7 +107,7 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
 def evaluate_model(
     subject: Subject,
     open_model: Callable[[], Answering],
-    questions: Sequence[Question],
+    benchmark: Benchmark,
     config: BfclEvalSettings,
     folder: Path,
     checkpoints: Path,
@@ -114,45 +125,40 @@ def evaluate_model(
         dtype=config.dtype,
         sampler=config.sampler,
     )
+    questions = benchmark.questions
     digest = questions_digest(question.id for question in questions)
-    decides = [subject.identity, digest, PROMPT_VERSION, sampling.model_dump(), config.seed]
-    journal = generations.Journal(
-        checkpoints / f"{sha256_of_json(subject.identity)[:16]}.jsonl", sha256_of_json(decides)
-    )
+    measured = [digest, benchmark.evaluator.model_dump(), PROMPT_VERSION, sampling.model_dump(), config.seed]
+    of_model = sha256_of_json([subject.identity, benchmark.folder])[:16]
+    journal = generations.Journal(checkpoints / f"{of_model}.jsonl", sha256_of_json([subject.identity, *measured]))
     answers = generations.generate(subject.model.name, open_model, questions, config, journal)
     generations.write_results(folder / "generations", questions, answers)
     outcomes = [grade_answer(question, answer) for question, answer in zip(questions, answers, strict=True)]
     scores = make_scores(
         outcomes,
-        SIZES,
+        benchmark.sizes,
         model=subject.model,
-        evaluator=evaluator(),
+        evaluator=benchmark.evaluator,
         prompt_version=PROMPT_VERSION,
         seed=config.seed,
         sampling=sampling,
-        sample_per_category=config.sample_per_category,
-        rescore=rescore_command(config.categories),
+        sample_per_category=benchmark.sample_per_category,
+        rescore=benchmark.rescore,
     )
     answered = pages.Answered(Evaluation(scores, outcomes), answers)
     write_evaluation(folder, answered.evaluation)
-    pages.write_page(folder / "report.html", questions, answered)
+    pages.write_page(folder / "report.html", benchmark, answered)
     return answered
-
-
-def rescore_command(categories: Iterable[str]) -> str:
-    """What scores the generations again with the official tool, run in the evaluation directory."""
-    names = ",".join(categories)
-    return (
-        f'BFCL_PROJECT_ROOT="$PWD" bfcl evaluate --model {OFFICIAL_NAME} --test-category {names} '
-        "--result-dir generations --score-dir score --partial-eval"
-    )
 
 
 def grade_answer(question: Question, answer: generations.Generation) -> Outcome:
     """The outcome of one question; one that could not be asked counts as wrong."""
     asked = not (answer.too_long or answer.refused)
-    why = "prompt_refused" if answer.refused else "prompt_too_long"
-    graded = grade(question, answer.result) if asked else Grade(False, why)
+    if not asked:
+        graded = Grade(False, "prompt_refused" if answer.refused else "prompt_too_long")
+    elif question.record is not None:
+        graded = grade_own(question, answer.turn, answer.finished)
+    else:
+        graded = grade(question, answer.result)
     return Outcome(
         id=question.id,
         category=question.category,

@@ -121,7 +121,7 @@ def write_results(folder: Path, questions: Sequence[Question], answers: Sequence
     output_token_count, latency, which the tool reads, and turn and finished, which it does not.
     """
     for category in dict.fromkeys(question.category for question in questions):
-        group = "live" if category.startswith("live") else "non_live"
+        group = next((name for name in ("own", "live") if category.startswith(name)), "non_live")
         path = folder / OFFICIAL_NAME.replace("/", "_") / group / f"{PREFIX}_{category}_result.json"
         with atomic_write(path) as file:
             for question, answer in zip(questions, answers, strict=True):

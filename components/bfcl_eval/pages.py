@@ -10,11 +10,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from components.bfcl_eval.benchmarks import Benchmark
 from components.bfcl_eval.generations import Generation
 from components.bfcl_eval.questions import Question
-from components.bfcl_eval.summary import MODELS, percent, share, small_sample
+from components.bfcl_eval.summary import CALLING, MODELS, headlines_of, percent, share, small_sample
 from components.evaluations.comparison import Comparison, compare
-from components.evaluations.groups import HEADLINES
 from components.evaluations.intervals import Difference
 from components.evaluations.schema import CategoryScore, Evaluation, GroupScore, Outcome, Scores
 from components.services.report import Bars, Examples, Section, Table, Text, write_report
@@ -42,13 +42,14 @@ class Answered:
         return self.evaluation.outcomes
 
 
-def write_page(path: Path, questions: Sequence[Question], answered: Answered) -> None:
+def write_page(path: Path, benchmark: Benchmark, answered: Answered) -> None:
     """The page of one evaluation directory."""
+    questions = benchmark.questions
     scores, name = answered.scores, answered.scores.model.name
     wrong = [place for place, outcome in enumerate(answered.outcomes) if not outcome.right]
     shown = _spread(wrong, questions)
     sections: list[Section] = [
-        _bars("Calls and irrelevance", _headlines(scores), {name: scores.groups}),
+        _bars("Calls and irrelevance", headlines_of(scores), {name: scores.groups}),
         _bars("Accuracy by category", list(scores.categories), {name: scores.categories}),
         Table(
             "Categories",
@@ -59,8 +60,7 @@ def write_page(path: Path, questions: Sequence[Question], answered: Answered) ->
             ],
             note="cut: answers that were not finished within max_new_tokens.",
         ),
-        _groups({name: scores}),
-        _official({name: scores}),
+        *([_groups({name: scores}), _official({name: scores})] if benchmark.rescore else []),
         _failures({name: answered}),
         _forms({name: answered}),
         Examples(
@@ -70,12 +70,26 @@ def write_page(path: Path, questions: Sequence[Question], answered: Answered) ->
         ),
         _method(scores),
     ]
-    write_report(path, f"BFCL: {name}", _sentence({name: scores}), sections)
+    write_report(path, f"{benchmark.name}: {name}", _sentence({name: scores}, benchmark.name), sections)
 
 
-def write_comparison(path: Path, questions: Sequence[Question], found: Mapping[str, Answered]) -> None:
-    """The page that compares models on the same questions; `found` by folder name, in the order of training."""
-    models = {MODELS[name]: answered for name, answered in found.items()}
+def write_comparison(path: Path, compared: Sequence[tuple[Benchmark, Mapping[str, Answered]]]) -> None:
+    """The page that compares models on the same questions.
+
+    Args:
+        compared: for each benchmark, in the order shown, the models by folder name, in the order of training.
+    """
+    sections: list[Section] = []
+    sentences = []
+    for benchmark, found in compared:
+        models = {MODELS[name]: answered for name, answered in found.items()}
+        sections += _compared_sections(benchmark, models)
+        sentences.append(_sentence({name: answered.scores for name, answered in models.items()}, benchmark.name))
+    write_report(path, "Evaluation: " + ", ".join(models), " ".join(sentences), sections)
+
+
+def _compared_sections(benchmark: Benchmark, models: Mapping[str, Answered]) -> list[Section]:
+    questions = benchmark.questions
     scores = {name: answered.scores for name, answered in models.items()}
     pairs = {
         (one, two): compare(first.evaluation, second.evaluation)
@@ -85,9 +99,13 @@ def write_comparison(path: Path, questions: Sequence[Question], found: Mapping[s
     first, last = names[0], names[-1]
     whole = pairs[first, last]
     sections: list[Section] = [
-        _bars("Calls and irrelevance", _headlines(scores[first]), {name: one.groups for name, one in scores.items()}),
+        _bars(
+            f"{benchmark.name}: calls, and where no call is right",
+            headlines_of(scores[first]),
+            {name: one.groups for name, one in scores.items()},
+        ),
         Table(
-            "Paired differences",
+            f"{benchmark.name}: paired differences",
             PAIRED_COLUMNS,
             [
                 [*pair, group, *_difference(difference)]
@@ -97,17 +115,29 @@ def write_comparison(path: Path, questions: Sequence[Question], found: Mapping[s
             note="The same questions before and after. An interval that lies above 0 shows that the second model is "
             "better, one that holds 0 shows nothing.",
         ),
-        _bars(
-            "Accuracy by category",
-            list(scores[first].categories),
-            {name: one.categories for name, one in scores.items()},
-        ),
+    ]
+    if benchmark.rescore:  # a leaderboard with categories, and sums over them
+        sections += [*_category_sections(scores, pairs), _groups(scores), _official(scores)]
+    return [
+        *sections,
+        _failures(models),
+        _forms(models),
+        _changed(f"Gained from {first} to {last}", whole.gained, questions, models),
+        _changed(f"Lost from {first} to {last}", whole.lost, questions, models),
+        _method(scores[first]),
+    ]
+
+
+def _category_sections(scores: Mapping[str, Scores], pairs: Mapping[tuple[str, str], Comparison]) -> list[Section]:
+    first = next(iter(scores.values()))
+    return [
+        _bars("Accuracy by category", list(first.categories), {name: one.categories for name, one in scores.items()}),
         Table(
             "Categories",
-            ["category", "asked", "of", *models],
+            ["category", "asked", "of", *scores],
             [
                 [category, entry.n, entry.of, *(share(one.categories[category]) for one in scores.values())]
-                for category, entry in scores[first].categories.items()
+                for category, entry in first.categories.items()
             ],
         ),
         Table(
@@ -117,15 +147,7 @@ def write_comparison(path: Path, questions: Sequence[Question], found: Mapping[s
             note="Categories in which something changed: gained became right, lost became wrong. p is McNemar's exact "
             "test; of many rows, one in twenty is below 0.05 by chance.",
         ),
-        _groups(scores),
-        _official(scores),
-        _failures(models),
-        _forms(models),
-        _changed(f"Gained from {first} to {last}", whole.gained, questions, models),
-        _changed(f"Lost from {first} to {last}", whole.lost, questions, models),
-        _method(scores[first]),
     ]
-    write_report(path, "BFCL: " + ", ".join(models), _sentence(scores), sections)
 
 
 def tracked_table(found: Mapping[str, Answered]) -> list[dict[str, Any]]:
@@ -138,20 +160,16 @@ def tracked_table(found: Mapping[str, Answered]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(models: Mapping[str, Scores]) -> str:
+def _sentence(models: Mapping[str, Scores], benchmark: str) -> str:
     """What a hurried reader must know: each headline by itself, never the two in one."""
     first = next(iter(models.values()))
     parts = []
-    for group in _headlines(first):
-        what = "calls right on" if group == "calls" else "no call, where none is right, on"
+    for group in headlines_of(first):
+        what = "calls right" if group in CALLING else "no call where none is right"
         values = ", ".join(f"{percent(scores.groups[group].accuracy)} ({name})" for name, scores in models.items())
-        parts.append(f"{what} {first.groups[group].questions:,} questions: {values}.")
-    parts[:1] = [part[:1].upper() + part[1:] for part in parts[:1]]
+        parts.append(f"{what} on {first.groups[group].questions:,} {benchmark} questions: {values}.")
+    parts = [part[:1].upper() + part[1:] for part in parts]
     return " ".join([*parts, small_sample(models)]).strip() or "No question of a call or of irrelevance was asked."
-
-
-def _headlines(scores: Scores) -> list[str]:
-    return [group for group in HEADLINES if group in scores.groups]
 
 
 def _bars(title: str, names: Sequence[str], models: Mapping[str, Mapping[str, CategoryScore | GroupScore]]) -> Bars:
@@ -291,5 +309,9 @@ def _method(scores: Scores) -> Text:
         f"{what} Ids: sha256 {asked.ids_sha256[:16]}.\n\n"
         f"{tool.name} {tool.version}, data {tool.data}; prompt version {scores.prompt_version}; {how}, one answer a "
         f"question by {sampling.sampler}, at most {sampling.max_new_tokens} new tokens, weights in {sampling.dtype}."
-        f"\n\nScore the generations again with the official tool, in the evaluation directory:\n{scores.rescore}",
+        + (
+            f"\n\nScore the generations again with the official tool, in the evaluation directory:\n{scores.rescore}"
+            if scores.rescore
+            else ""
+        ),
     )

@@ -22,7 +22,7 @@ from components.evaluations.groups import SIZES
 from components.evaluations.schema import Evaluator
 from components.files import read_json_lines
 from components.function_calls.prompt import Prompt, build_prompt
-from components.function_calls.record import Message, Tool
+from components.function_calls.record import Message, Record, Tool
 from components.function_calls.tool_schema import normalise_tool
 
 PREFIX = "BFCL_v4"
@@ -39,6 +39,8 @@ class Question:
     tools: tuple[Tool, ...]
     functions: list[dict[str, Any]]
     gold: list[dict[str, Any]] | None
+    record: Record | None = None
+    """What it was made of, where it is a record of one's own and not the benchmark's."""
 
     def prompt(self) -> Prompt:
         """The prompt that the model gets."""
@@ -71,14 +73,15 @@ def load_questions(categories: Sequence[str], sample_per_category: int = 0, seed
     for category in categories:
         found = _category(category)
         if sample_per_category:
-            drawn = sorted(found, key=lambda question: _draw(question.id, seed))[:sample_per_category]
+            drawn = sorted(found, key=lambda question: draw(question.id, seed))[:sample_per_category]
             chosen = {question.id for question in drawn}
             found = [question for question in found if question.id in chosen]
         questions += found
     return questions
 
 
-def _draw(identifier: str, seed: int) -> str:
+def draw(identifier: str, seed: int) -> str:
+    """A question's place in a sample: the first ones are asked."""
     return hashlib.sha256(f"{seed}/{identifier}".encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
-"""Refine records by rules: each ends qualified, hard or rejected, with its reason, and none is lost.
+"""Refine records by rules: each ends qualified, hard or rejected, with its reason, and none is lost. A share of the
+qualified ones is held out: nothing trains on it, and evaluation asks it.
 
 Two passes in constant memory: the first reads, checks and spools the records to disk, the second adds what only the
-whole set can tell (duplicates, contradictions) and writes the three files. No judge model is asked here.
+whole set can tell (duplicates, contradictions) and writes the four files. No judge model is asked here.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from components.data_refine.overlap import QuestionIndex, bfcl_index
 from components.data_refine.rules import Keys, Verdict, check_record, check_response, encode
 from components.data_refine.sample_source import sample_records
 from components.errors import InputError
-from components.files import atomic_write
+from components.files import atomic_write, sha256_of_json
 from components.function_calls.formats.lines import FormatError, Limits
 from components.function_calls.formats.reader import Rejected, numbered_records
 from components.function_calls.json_text import check_size
@@ -38,7 +39,8 @@ from components.services.storage import open_uri
 from components.settings import DataRefineSettings
 from components.stages.outputs import Outputs
 
-OUTCOMES = ("qualified", "hard", "rejected")
+OUTCOMES = ("qualified", "held_out", "hard", "rejected")
+GOOD = OUTCOMES[:2]  # written as they are, without a reason
 _SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind
 _EXAMPLES = 3  # per reason, in the report
 _SOURCES = 200  # counted apart; more are counted together
@@ -58,6 +60,8 @@ class Note(NamedTuple):
     outcome: str
     reason: str
     detail: str
+    aside: bool = False
+    """Held out, if it qualifies."""
 
 
 @dataclass
@@ -99,7 +103,7 @@ class Tally:
 
 
 def run(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
-    """Read the records of `config.data` and write qualified, hard and rejected.jsonl.gz and report.html.
+    """Read the records of `config.data`; write qualified, held_out, hard and rejected.jsonl.gz and report.html.
 
     Returns:
         `records`, one count per outcome, and counts such as `rejected/duplicate`, `category/simple`, `source/xlam`.
@@ -110,13 +114,13 @@ def run(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs
     tally = refine(config, outputs.folder)
     _report(outputs.folder / "report.html", config, tally)
     metrics = tally.metrics()  # final, there is no curve: a resumed run must not log them a second time
-    counts = " + ".join(f"{tally.outcome(name):,} {name}" for name in OUTCOMES)
+    counts = " + ".join(f"{tally.outcome(name):,} {name.replace('_', ' ')}" for name in OUTCOMES)
     say(f"{metrics['records']:,} records = {counts}")
     return metrics
 
 
 def refine(config: DataRefineSettings, folder: Path) -> Tally:
-    """Write the three files to `folder`; the work of `run` without its report. Raises as `run` does."""
+    """Write the four files to `folder`; the work of `run` without its report. Raises as `run` does."""
     spool = folder / _SPOOL
     shutil.rmtree(spool, ignore_errors=True)
     spool.mkdir(parents=True)
@@ -143,9 +147,17 @@ def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
                 payload, keys, verdict = _check(item, index, config.benchmark_overlap)
                 if verdict is None or verdict.outcome != "rejected":
                     table.add(number, line, keys)
-                note = Note(line, item.source, item.category, *(verdict or ("qualified", "", "")))
+                aside = _is_held_out(item, config)
+                outcome, reason, detail = verdict or ("qualified", "", "")
+                note = Note(line, item.source, item.category, outcome, reason, detail, aside)
             file.write(f"{_dump(note)}\n{payload}\n")
     return number
+
+
+def _is_held_out(record: Record, config: DataRefineSettings) -> bool:
+    """By the questions of the record and the seed only: records that ask the same stand on the same side."""
+    asked = [message.content for message in record.messages if message.role == "user"]
+    return int(sha256_of_json([config.seed, asked])[:13], 16) < config.held_out_share * 16**13
 
 
 def _check(record: Record, index: QuestionIndex | None, allowed: float) -> tuple[str, Keys, Verdict | None]:
@@ -190,7 +202,7 @@ def _check_overlap(record: Record, index: QuestionIndex | None, allowed: float) 
 
 
 def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: KeyTable, total: int) -> Tally:
-    """Second pass: the spool and the findings of the whole set, side by side, to the three files."""
+    """Second pass: the spool and the findings of the whole set, side by side, to the four files."""
     tally = Tally()
     with ExitStack() as stack:
         files = {name: stack.enter_context(_gzip_lines(folder / f"{name}.jsonl.gz")) for name in OUTCOMES}
@@ -202,8 +214,10 @@ def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: Key
             if finding is not None and finding[0] == number:
                 note = note._replace(**finding[1]._asdict())
                 finding = next(findings, None)
+            if note.aside and note.outcome == "qualified" and tally.outcome("qualified"):  # one is left to train on
+                note = note._replace(outcome="held_out")
             tally.add(note, payload)
-            if note.outcome != "qualified":
+            if note.outcome not in GOOD:
                 why = _dump({"line": note.line, "reason": note.reason, "detail": note.detail})
                 payload = f"{why[:-1]},{payload[1:]}"
             files[note.outcome].write(payload + "\n")

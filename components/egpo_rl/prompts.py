@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.function_calls.formats.lines import FormatError
-from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.prompt import ToolNames, build_prompt
 from components.function_calls.record import Record
 from components.language_models.tokens import encode_prompt, refusal
-from components.services.storage import open_uri
+from components.stages.refined_records import read_refined
 
-RECORDS = "qualified.jsonl.gz"
 LARGEST_HELD_OUT_SHARE = 0.2
 SOLVED_VISITS = 2  # visits in a row at which every rollout was right, until a prompt is retired
 REST_EPOCHS = 3  # epochs a retired prompt is left out; then it is looked at again
@@ -56,21 +53,9 @@ def read_training_records(path: Path) -> list[Record]:
     Raises:
         InputError: no such file, a line that is no record, or no record at all.
     """
-    file = path / RECORDS if path.is_dir() else path
-    records = []
-    try:
-        with open_uri(str(file)) as stream:
-            for item in read_records(stream, str(file), "callforge"):
-                if isinstance(item, Rejected):
-                    raise InputError(
-                        f"{file}, line {item.line}: {item.reason}: {item.detail}; run data_refine on it first, which "
-                        "sets bad records aside"
-                    )
-                records.append(item)
-    except FormatError as error:
-        raise InputError(str(error)) from None
+    records = read_refined(path)
     if not records:
-        raise InputError(f"{file}: there is no record in it; look at data_refine's report for the reasons")
+        raise InputError(f"{path}: there is no record in it; look at data_refine's report for the reasons")
     return records
 
 

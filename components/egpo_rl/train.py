@@ -21,7 +21,7 @@ from components.egpo_rl.checkpoint import Checkpoints
 from components.egpo_rl.distributed import World, open_world, with_followers
 from components.egpo_rl.interruption import Interruption, StoppedError
 from components.egpo_rl.loop import Training
-from components.egpo_rl.prompts import RECORDS, PromptOrder, read_training_records
+from components.egpo_rl.prompts import PromptOrder, read_training_records
 from components.egpo_rl.report import write_training_report
 from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import WholeCopy, shard_model
@@ -44,6 +44,7 @@ from components.settings import EgpoRlSettings
 from components.stages.folder import input_digest
 from components.stages.identity import checkpoint_key
 from components.stages.outputs import Outputs
+from components.stages.refined_records import QUALIFIED
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
@@ -127,7 +128,7 @@ def _run(
                 stage=outputs.stage,
                 base_model=card.base_model,
                 prompt_version=PROMPT_VERSION,
-                parents={"records": sha256_of_file(inputs["records"] / RECORDS), "model": digests["model"]},
+                parents={"records": sha256_of_file(inputs["records"] / QUALIFIED), "model": digests["model"]},
                 config=config.model_dump(mode="json"),
             )
             if config.trained_weights == "adapter":

@@ -63,7 +63,11 @@ OFFICIAL = {
 # The two headlines, never averaged into one: a model that never calls has every irrelevance question right.
 CALLS = Mean((NON_LIVE, LIVE))  # the papers' single-turn figure (2508.05118v4, table 1)
 HEADLINES = {"calls": CALLS, "irrelevance": IRRELEVANCE}
+OWN_CALLS, OWN_NO_CALL = "own_calls", "own_no_call"
+# Records that refinement held out: an evaluation of their own, shown first and never summed up with the benchmark.
+OWN = {OWN_CALLS: Mean((OWN_CALLS,)), OWN_NO_CALL: Mean((OWN_NO_CALL,))}
 GROUPS = {
+    **OWN,
     "calls": CALLS,
     "non_live": NON_LIVE,
     "live": LIVE,

@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.errors import InputError
-from components.evaluations.groups import GROUPS, category_weights, official_means
+from components.evaluations.groups import GROUPS, OFFICIAL, OWN, category_weights, official_means
 from components.evaluations.intervals import mean_interval, wilson_interval
 from components.files import atomic_write, read_json, sha256_of_json, write_json
 
@@ -247,8 +247,9 @@ def _counts(codes: Iterable[str]) -> dict[str, int]:
 def flat_metrics(scores: Scores) -> dict[str, float]:
     """The scores as metrics: each category, `mean_<group>` over what was asked, and the official overall."""
     metrics = {name: entry.accuracy for name, entry in scores.categories.items()}
-    metrics |= {f"mean_{name}": entry.accuracy for name, entry in scores.groups.items()}
-    return metrics | {"official_overall": scores.official["overall"]}
+    metrics |= {f"mean_{name}": entry.accuracy for name, entry in scores.groups.items() if name not in OWN}
+    of_leaderboard = category_weights(OFFICIAL["overall"], scores.categories)
+    return metrics | ({"official_overall": scores.official["overall"]} if of_leaderboard else {})
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> None:

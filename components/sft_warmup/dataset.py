@@ -11,18 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.function_calls.formats.lines import FormatError
-from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.prompt import build_prompt, render_turn
 from components.function_calls.record import Record
 from components.language_models.chat_template import ConversationError
 from components.language_models.tokens import encode_prompt, encode_turn
 from components.services.progress import track
-from components.services.storage import open_uri
 from components.settings import SftWarmupSettings
 
 
@@ -46,23 +42,6 @@ class Examples:
     held_out: list[Example]
     left_out: Counter[str]
     trainable: int
-
-
-def read_qualified(path: Path) -> list[Record]:
-    """All records of the file.
-
-    Raises:
-        InputError: there is no such file, or a line of it is no record.
-    """
-    try:
-        with open_uri(str(path)) as stream:
-            items = list(track(read_records(stream, str(path), "callforge"), "read records", "records"))
-    except FormatError as error:
-        raise InputError(f"{error}; run data_refine again") from None
-    for item in items:
-        if isinstance(item, Rejected):
-            raise InputError(f"{path}, line {item.line}: {item.reason}: {item.detail}; run data_refine again")
-    return [item for item in items if isinstance(item, Record)]
 
 
 def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmupSettings) -> Examples:

@@ -31,10 +31,11 @@ from components.services.events import say, warn
 from components.services.progress import Track, track
 from components.services.report import Lines, Section, Table, Text, write_report
 from components.settings import SftWarmupSettings
-from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples, read_qualified
+from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples
 from components.sft_warmup.loss import batch_loss
 from components.stages.folder import METRICS
 from components.stages.outputs import Outputs
+from components.stages.refined_records import read_refined
 
 TOLD_STEPS = 20  # lines about the loss, whatever the number of steps
 WHOLE = "whole.json"  # written last into a checkpoint: sha256 of its files
@@ -52,7 +53,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
         WorkError: the loss is not finite.
     """
     path = inputs["records"] / "qualified.jsonl.gz"
-    records = read_qualified(path)
+    records = read_refined(path)
     base = resolve_base_model(config.base_model)
     loaded = load_base(base, config.dtype)
     examples = encode_examples(records, loaded.tokenizer, config)

@@ -63,7 +63,7 @@ STAGES = (
         function=_later("components.data_refine.refine"),
         image=images.LIGHT,
         output="refined",
-        content=("qualified.jsonl.gz", "hard.jsonl.gz", "rejected.jsonl.gz"),
+        content=("qualified.jsonl.gz", "held_out.jsonl.gz", "hard.jsonl.gz", "rejected.jsonl.gz"),
         version=2,
     ),
     Stage(
@@ -95,7 +95,7 @@ STAGES = (
         room="components.bfcl_eval",
         function=_later("components.bfcl_eval.evaluate"),
         image=images.TRAIN,
-        inputs={"sft_warmup": "sft_warmup", "egpo_rl": "egpo_rl"},
+        inputs={"records": "data_refine", "sft_warmup": "sft_warmup", "egpo_rl": "egpo_rl"},
         output="evaluation",
         content=("*/scores.json", "*/outcomes.jsonl"),
         renders_prompts=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from components.bfcl_eval.questions import load_questions
 from components.bfcl_eval.summary import MODELS
 from components.errors import InputError
 from components.evaluations.schema import read_evaluation, read_scores
+from components.function_calls.record import record_to_json
 from components.language_models.samplers import Rollout
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
@@ -59,9 +61,18 @@ def stages(tiny_model, tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def done(stages, tmp_path_factory) -> tuple[Path, dict[str, float]]:
+def with_records(stages, make_records, tmp_path_factory) -> dict[str, Path]:
+    """The inputs of the stage as a run has them."""
+    records = tmp_path_factory.mktemp("data_refine")
+    with gzip.open(records / "held_out.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps(record_to_json(record)) + "\n" for record in make_records(4))
+    return stages | {"records": records}
+
+
+@pytest.fixture(scope="module")
+def done(with_records, tmp_path_factory) -> tuple[Path, dict[str, float]]:
     folder = tmp_path_factory.mktemp("run") / "bfcl_eval"
-    return folder, execute_stage(find_stage("bfcl_eval"), CONFIG, stages, folder, RUN)
+    return folder, execute_stage(find_stage("bfcl_eval"), CONFIG, with_records, folder, RUN)
 
 
 def outputs(folder: Path) -> Outputs:
@@ -107,6 +118,18 @@ def test_three_evaluation_directories_and_a_comparison(done):
             low, high = entry.interval
             assert low <= entry.accuracy <= high and entry.n == 3
     assert "A sample: 9 of" in (folder / "report.html").read_text()
+
+
+def test_held_out_records_are_asked_beside_the_benchmark(done):
+    folder, metrics = done
+    for name in MODELS:
+        scores = read_evaluation(folder / "own" / name).scores
+        assert scores.questions.asked == 4 and scores.evaluator.name == "callforge strict rule"
+        assert set(scores.categories) <= {"own_calls", "own_no_call"}
+        assert metrics[f"{name}.own_calls"] == scores.categories["own_calls"].accuracy
+        assert not set(scores.categories) & set(read_evaluation(folder / name).scores.categories)
+    page = (folder / "report.html").read_text()
+    assert page.index("held-out records: calls") < page.index("BFCL: calls")
 
 
 def test_outcomes_say_of_every_answer_what_the_generations_say(done):
@@ -201,15 +224,16 @@ def test_equal_weights_are_asked_once(tiny_model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])
-def test_a_killed_run_goes_on_to_the_same_files(done, stages, tmp_path, share):
+def test_a_killed_run_goes_on_to_the_same_files(done, with_records, tmp_path, share):
     """What a kill leaves: some journals whole, one cut anywhere, the others absent, no final files."""
     folder, metrics = done
     checkpoints = tmp_path / "bfcl_eval" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    whole, torn, _absent = sorted((folder / "checkpoints").glob("*.jsonl"))
-    (checkpoints / whole.name).write_bytes(whole.read_bytes())
+    *whole, torn, _absent = sorted((folder / "checkpoints").glob("*.jsonl"))
+    for journal in whole:
+        (checkpoints / journal.name).write_bytes(journal.read_bytes())
     (checkpoints / torn.name).write_bytes(torn.read_bytes()[: int(share * torn.stat().st_size)])
-    again = evaluate.run(CONFIG, stages, outputs(tmp_path / "bfcl_eval"))
+    again = evaluate.run(CONFIG, with_records, outputs(tmp_path / "bfcl_eval"))
     assert again == metrics
     new, old = without_latency(tmp_path / "bfcl_eval"), without_latency(folder)
     old.pop("config.json")

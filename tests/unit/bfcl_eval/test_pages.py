@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 
 from components.bfcl_eval import pages
+from components.bfcl_eval.benchmarks import bfcl
 from components.bfcl_eval.evaluate import grade_answer
 from components.bfcl_eval.generations import Generation
-from components.bfcl_eval.questions import evaluator, load_questions
+from components.bfcl_eval.questions import evaluator
 from components.evaluations.groups import SIZES
 from components.evaluations.schema import EvaluatedModel, Evaluation, Sampling, make_scores
 from components.function_calls.prompt import ToolNames, render_calls
+from components.settings import BfclEvalSettings
 
-QUESTIONS = load_questions(("simple_python", "irrelevance"), 6)
+BENCHMARK = bfcl(BfclEvalSettings(categories=("simple_python", "irrelevance"), sample_per_category=6))
+QUESTIONS = BENCHMARK.questions
 
 
 def answered(turns: list[str]) -> pages.Answered:
@@ -49,10 +52,10 @@ def test_comparison_counts_what_changed(tmp_path, gold_calls):
     base = answered([hostile] * 12)
     last = answered([*gold[:4], hostile, hostile, *gold[6:11], "<think></think>\n[f(a='</pre><script>')]"])
     path = tmp_path / "report.html"
-    pages.write_comparison(path, QUESTIONS, {"base": base, "egpo_rl": last})
+    pages.write_comparison(path, [(BENCHMARK, {"base": base, "egpo_rl": last})])
     html = path.read_text("utf-8")
     assert "<script" not in html and "<img" not in html and "&lt;script&gt;" in html
-    assert [row[:5] for row in cells(html, "Paired differences")] == [
+    assert [row[:5] for row in cells(html, "BFCL: paired differences")] == [
         ["base", "EGPO", "calls", "6", "+66.7 points"],
         ["base", "EGPO", "non_live", "6", "+66.7 points"],
         ["base", "EGPO", "irrelevance", "6", "-16.7 points"],
@@ -69,8 +72,8 @@ def test_comparison_counts_what_changed(tmp_path, gold_calls):
         ["simple_python", "6", "400"],
         ["irrelevance", "6", "240"],
     ]
-    assert "Calls right on 6 questions: 0.0 % (base), 66.7 % (EGPO)." in html
-    assert "no call, where none is right, on 6 questions: 100.0 % (base), 83.3 % (EGPO)." in html
+    assert "Calls right on 6 BFCL questions: 0.0 % (base), 66.7 % (EGPO)." in html
+    assert "No call where none is right on 6 BFCL questions: 100.0 % (base), 83.3 % (EGPO)." in html
     assert "Few questions:" in html and "A sample: 12 of 640" in html
     gained = html.partition("<h2>Gained from base to EGPO</h2>")[2].partition("</section>")[0]
     assert gained.count("<details>") == 4 and "4 of 4." in gained
@@ -78,7 +81,7 @@ def test_comparison_counts_what_changed(tmp_path, gold_calls):
 
 def test_single_page_shows_wrong_answers_of_all_categories(tmp_path):
     path = tmp_path / "report.html"
-    pages.write_page(path, QUESTIONS, answered(["[f(a=1)]"] * 12))
+    pages.write_page(path, BENCHMARK, answered(["[f(a=1)]"] * 12))
     html = path.read_text("utf-8")
     assert html.count("<details>") == 12 and "called_though_irrelevant" in html and "wrong_func_name" in html
     assert cells(html, "Form of the turn") == [["no_thought", "12"]]

@@ -17,12 +17,23 @@ def test_a_column_for_each_model_and_both_headlines_apart(tmp_path):
     write_evaluation(tmp_path / "base", evaluation(BASE))
     write_evaluation(tmp_path / "egpo_rl", evaluation(TRAINED))
     columns, rows, note = summary_table(tmp_path)
-    assert columns == ["BFCL", "questions", "base", "EGPO"]
-    assert [row[0].strip() for row in rows] == ["calls", "irrelevance", "simple_python", "live_simple", "irrelevance"]
-    assert rows[0] == ["calls", "6", "0.0 % [0, 39]", "33.3 % [10, 70]"]
-    assert rows[1] == ["irrelevance", "3", "100.0 % [44, 100]", "33.3 % [6, 79]"]
+    assert columns == ["right answers", "questions", "base", "EGPO"]
+    names = [row[0].strip() for row in rows]
+    assert names == ["BFCL: calls", "BFCL: no call fits", "simple_python", "live_simple", "irrelevance"]
+    assert rows[0] == ["BFCL: calls", "6", "0.0 % [0, 39]", "33.3 % [10, 70]"]
+    assert rows[1] == ["BFCL: no call fits", "3", "100.0 % [44, 100]", "33.3 % [6, 79]"]
     assert rows[2] == ["  simple_python", "3 of 400", "0.0 %", "66.7 %"]
-    assert "Few questions" in note and "never calls has every irrelevance question right" in note
+    assert "Few questions" in note and "never calls is right wherever no call is" in note
+
+
+def test_held_out_records_come_first_and_are_not_summed_up_with_bfcl(tmp_path):
+    for name, marks in (("base", "0001"), ("egpo_rl", "0111")):
+        write_evaluation(tmp_path / name, evaluation(BASE))
+        write_evaluation(tmp_path / "own" / name, evaluation({"own_calls": marks, "own_no_call": "1"}))
+    _, rows, _ = summary_table(tmp_path)
+    assert [row[0] for row in rows[:3]] == ["held-out records: calls", "held-out records: no call fits", "BFCL: calls"]
+    assert rows[0][2].startswith("25.0 %") and rows[0][3].startswith("75.0 %")
+    assert rows[2][2].startswith("0.0 %")
 
 
 def test_many_questions_need_no_note(tmp_path):

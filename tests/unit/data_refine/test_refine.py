@@ -572,3 +572,36 @@ def test_the_real_records_are_all_accounted_for(tmp_path: Path) -> None:
     metrics = execute_stage(find_stage("data_refine"), config, {}, tmp_path / "xlam", RunSettings())
     assert metrics["records"] == 333
     assert metrics["rejected"] <= 5
+
+
+def test_a_share_is_held_out_and_nothing_is_lost(tmp_path: Path) -> None:
+    one, two = (Refined(tmp_path / name, [record(n) for n in range(60)], held_out_share=0.3) for name in "ab")
+    held_out, qualified = one.lines("held_out"), one.lines("qualified")
+    assert held_out == two.lines("held_out")
+    assert 5 < len(held_out) < 35 and len(held_out) + len(qualified) == 60
+    assert one.metrics["qualified"] == len(qualified) and one.metrics["held_out"] == len(held_out)
+    assert one.metrics["records"] == 60
+
+
+def test_a_record_keeps_its_side_when_data_are_added(tmp_path: Path) -> None:
+    few = Refined(tmp_path / "few", [record(n) for n in range(30)], held_out_share=0.3)
+    many = Refined(tmp_path / "many", [record(n) for n in range(60)], held_out_share=0.3)
+    held_out = {line["id"] for line in many.lines("held_out")}
+    assert {line["id"] for line in few.lines("held_out")} == {f"r-{n}" for n in range(30) if f"r-{n}" in held_out}
+
+
+def test_records_that_ask_the_same_stand_on_the_same_side(tmp_path: Path) -> None:
+    """Else a model would be asked what it was taught, with one more tool in the list."""
+    pairs = [
+        line
+        for n in range(30)
+        for line in (record(n), record(n, id=f"again-{n}", tools=[TOOL], answers=record(n)["answers"]))
+    ]
+    refined = Refined(tmp_path / "r", pairs, held_out_share=0.4)
+    sides = [{line["messages"][0]["content"] for line in refined.lines(name)} for name in ("held_out", "qualified")]
+    assert sides[0] and not sides[0] & sides[1]
+
+
+def test_one_record_at_least_is_left_to_train_on(tmp_path: Path) -> None:
+    for n in range(12):
+        assert len(Refined(tmp_path / str(n), [record(n)], held_out_share=0.5).lines("qualified")) == 1

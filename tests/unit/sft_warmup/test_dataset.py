@@ -15,7 +15,8 @@ from components.function_calls.prompt import NO_CALL_RESPONSE
 from components.function_calls.record import Message
 from components.language_models.tokens import decode_turn
 from components.settings import SftWarmupSettings
-from components.sft_warmup.dataset import Example, StepBatches, encode_examples, read_qualified
+from components.sft_warmup.dataset import Example, StepBatches, encode_examples
+from components.stages.refined_records import read_refined
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +98,7 @@ def test_real_templates_take_the_records_or_have_them_set_aside(tiny_model, name
     trl = pytest.importorskip("trl")
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.chat_template = (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
-    examples = encode_examples(read_qualified(GREETING), tokenizer, _settings(steps=100))
+    examples = encode_examples(read_refined(GREETING), tokenizer, _settings(steps=100))
     assert len(examples.training) + len(examples.held_out) == 40 - refused == 40 - examples.left_out.total()
 
 
@@ -139,4 +140,4 @@ def test_a_spoiled_file_of_records_is_named(tmp_path, content, message):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=message):
-        read_qualified(path)
+        read_refined(path)

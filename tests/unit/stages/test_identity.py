@@ -17,6 +17,8 @@ from components.stages.execution import execute_stage
 from components.stages.outputs import Outputs
 
 KEEPS = {
+    "data_refine.max_lines",
+    "data_refine.max_unpacked_mb",
     "sft_warmup.micro_batch_size",
     "sft_warmup.checkpoint.every",
     "sft_warmup.checkpoint.keep",
