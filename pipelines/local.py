@@ -257,7 +257,7 @@ def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str
         title=f"Evaluation, run {settings.run.run_id}", title_justify="left", caption=note, caption_justify="left"
     )
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right")
+        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     console.print(table, soft_wrap=False)
