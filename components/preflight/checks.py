@@ -66,7 +66,7 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
         model: the model that the pipeline `evaluate` evaluates: then its one stage is checked; "" for `train`.
 
     Returns:
-        Canonical JSON of each section, by name. A later step takes its own alone, so its cache key has nothing else.
+        Canonical JSON of each section, by name. A later step takes only its own, so its cache key has nothing else.
 
     Raises:
         SystemExit: with exit code 2, after every problem was named.
@@ -105,7 +105,7 @@ def _goes_without(settings: Settings) -> Iterator[str]:
     if not settings.run.artifact_root:
         yield (
             f"no S3 is named (parameter artifact_root, or {ARTIFACT_ROOT_VARIABLE} in the ConfigMap): there will be no "
-            "checkpoints to resume from, and outputs are with Kubeflow alone"
+            "checkpoints to resume from, and only Kubeflow has the outputs"
         )
     if not tracking_uri():
         yield (
