@@ -1,14 +1,24 @@
 """The two errors a user may meet: what they gave is wrong, or a service they named failed.
 
-Both carry one clear paragraph: what was wrong, where, what is allowed, how to mend it. Anything else that
-is raised is a defect of callforge itself.
+Both carry one clear paragraph: what was wrong, where, what is allowed, how to mend it, and never the user and password
+of an address. Anything else that is raised is a defect of callforge itself.
 """
+
+import re
+
+_ADDRESS = re.compile(
+    r"(?P<scheme>\b\w[\w+.-]*://)(?!(?<=\b(?:s3|hf)://)[\w.-]+/)\S*@"  # a key may hold an @, a hub id does
+    r"|^[^\s/:]+:(?!//)\S*@"
+)
 
 
 class CallforgeError(Exception):
     """Base of the errors that are shown without a traceback."""
 
     exit_code = 1
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_login(text))
 
 
 class InputError(CallforgeError):
@@ -21,3 +31,8 @@ class WorkError(CallforgeError):
     """The input was right and the work failed all the same (a service went away, training diverged); exit code 1."""
 
     exit_code = 1
+
+
+def without_login(text: str) -> str:
+    """`text`, an address or a sentence that quotes some, without the user and password of any address."""
+    return _ADDRESS.sub(lambda found: found["scheme"] or "", text)  # to the last @: a password may hold a / or an @

@@ -12,15 +12,15 @@ import os
 import sys
 import time
 import traceback
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from components.errors import CallforgeError, InputError
+from components.errors import CallforgeError, InputError, without_login
 from components.files import expand_home
 from components.services.events import library_warnings
-from components.services.web import without_login
 from components.stages.catalogue import ONE_EVALUATION, Stage, find_stage
 from pipelines.console import console, errors
 
@@ -227,6 +227,16 @@ def submit(
 
 
 @app.command()
+def follow(
+    run: Annotated[str, typer.Argument(help="Id of the Kubeflow run, as `submit` printed it.")], endpoint: Endpoint
+) -> None:
+    """Follow a run on the cluster that was submitted before."""
+    from pipelines.cluster import follow_run
+
+    follow_run(endpoint, run, console.print)
+
+
+@app.command()
 def promote(
     model: Model,
     version: Annotated[str, typer.Argument(help="Version, by its number or one of its aliases.")],
@@ -250,6 +260,28 @@ def rollback(model: Model) -> None:
 
 
 @app.command()
+def sync(
+    folder: Annotated[
+        Path | None, typer.Argument(help="Run directory or stage folder. (default: all runs of this directory)")
+    ] = None,
+) -> None:
+    """Send to MLflow what earlier runs could not, while it was away. Giving it twice sends nothing twice."""
+    from components.services.mlflow_server import tracking_uri
+    from components.services.tracking import send_runs
+    from pipelines.embedded import embedded_services
+    from pipelines.local import RUNS, SERVICES
+
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; name a run directory or a stage folder")
+    with ExitStack() as stack:
+        if not tracking_uri():
+            os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
+        lines = list(send_runs(folder or RUNS))
+    for line in lines or ["there is nothing that MLflow does not have"]:
+        console.print(line)
+
+
+@app.command()
 def doctor() -> None:
     """Is everything this machine needs there, and if not, what to do."""
     from pipelines.doctor import examine
@@ -265,7 +297,7 @@ def doctor() -> None:
 @app.command()
 def ui() -> None:
     """Keep the embedded MLflow and S3 running, to look at earlier runs; Ctrl-C ends."""
-    from components.services.tracking import server_name
+    from components.services.mlflow_server import server_name
     from pipelines.embedded import embedded_services
     from pipelines.local import SERVICES
     from pipelines.mlflow_server import PASSWORD, USER
@@ -295,7 +327,7 @@ def _run_stage(
 ) -> None:
     """Run one stage by itself, after the checks that concern it."""
     from components.preflight.checks import problems
-    from components.services.tracking import tracking_uri
+    from components.services.mlflow_server import tracking_uri
     from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
     from components.stages.execution import execute_stage
     from pipelines.profiles import find_profile

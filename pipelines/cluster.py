@@ -12,13 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from components.errors import CallforgeError, InputError, WorkError
+from components.errors import CallforgeError, InputError, WorkError, without_login
 from components.preflight.checks import PARAMETERS
-from components.services.web import NoAnswerError, ask, without_login
+from components.services.web import NoAnswerError, ask
 from components.settings import AUTO, read_layer, resolve_settings
 from pipelines.compiled_files import COMPILED, compiled_path
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
@@ -99,10 +99,11 @@ def submit_run(
 
 
 def follow_run(endpoint: str, run_id: str, tell: Callable[[str], None]) -> None:
-    """Tell the states of the run and of its steps until it ends. An API that is away for a while is waited for.
+    """Print the states of the run and of its steps until it ends. An API that is away for a while is waited for.
 
     Raises:
-        WorkError: the run did not succeed, or the API stayed away.
+        InputError: nobody answers at `endpoint`, or there is no such run.
+        WorkError: the run did not succeed, the login ended meanwhile, or the API stayed away.
     """
     shown: dict[str, str] = {}
     heard = time.monotonic()
@@ -110,10 +111,17 @@ def follow_run(endpoint: str, run_id: str, tell: Callable[[str], None]) -> None:
         while True:
             try:
                 run = client.get_run(run_id)
+                if run.run_id != run_id:  # made of a page of something else
+                    raise NoAnswerError("what answers is not the Kubeflow Pipelines API")
                 heard = time.monotonic()
             except Exception as error:  # the API client raises urllib3's errors and its own
+                if (refusal := _for_good(endpoint, run_id, error)) is not None:
+                    raise refusal from error
                 if time.monotonic() - heard > LONGEST_SILENCE:
-                    raise WorkError(f"{endpoint}: no answer for {LONGEST_SILENCE:.0f} s ({_short(error)})") from error
+                    raise WorkError(
+                        f"{endpoint}: no answer for {LONGEST_SILENCE:.0f} s ({_short(error)}); "
+                        f"{_goes_on(endpoint, run_id)}"
+                    ) from error
                 time.sleep(POLL_SECONDS)
                 continue
             for task in (run.run_details.task_details if run.run_details else None) or []:
@@ -127,6 +135,30 @@ def follow_run(endpoint: str, run_id: str, tell: Callable[[str], None]) -> None:
                 tell("succeeded")
                 return
             time.sleep(POLL_SECONDS)
+
+
+def _goes_on(endpoint: str, run_id: str) -> str:
+    return f"the run goes on in the cluster, and `callforge follow {run_id} --endpoint {endpoint}` follows it again"
+
+
+def _for_good(endpoint: str, run_id: str, error: Exception) -> CallforgeError | None:
+    """The error where no patience helps. A gateway answers with its login page, which the client cannot read: so the
+    answer itself is looked at."""
+    status = getattr(error, "status", None)
+    if status in (None, 404):
+        with suppress(NoAnswerError):
+            url = f"{endpoint.rstrip('/')}/apis/v2beta1/runs/{run_id}"
+            answer = ask(url, token=os.environ.get(TOKEN, ""))
+            is_page = answer.status == 200 and answer.body.lstrip().startswith(b"<")
+            status = 401 if is_page else answer.status
+    if status == 404:
+        return InputError(f"{endpoint}: there is no run {run_id}; its page in Kubeflow shows the id")
+    if status in (301, 302, 303, 307, 308, 401, 403):
+        return WorkError(
+            f"{endpoint}: the login has ended, or may not see the run (HTTP {status}); {_goes_on(endpoint, run_id)} "
+            f"after you logged in, or set {TOKEN} to a new token"
+        )
+    return None
 
 
 def _package(profile: str) -> Path:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.errors import CallforgeError
-from components.services.storage import check_bucket, endpoint
-from components.services.tracking import check_server, server_name, tracking_uri
+from components.services.mlflow_server import check_server, server_name, tracking_uri
+from components.services.s3 import endpoint
+from components.services.storage import check_bucket
 from components.settings import ARTIFACT_ROOT_VARIABLE
 from pipelines.cluster import check_api
 from pipelines.embedded import S3_ADDRESSES
@@ -64,13 +65,13 @@ def _storage() -> Finding:
         return Finding(
             "S3",
             True,
-            f"{endpoint()}; set {ARTIFACT_ROOT_VARIABLE}=s3://bucket/prefix to have it tried with put, get, delete",
+            f"{endpoint()}; set {ARTIFACT_ROOT_VARIABLE}=s3://bucket/prefix to have it tried",
         )
     try:
         check_bucket(root)
     except CallforgeError as error:
         return Finding("S3", False, str(error))
-    return Finding("S3", True, f"{endpoint()}: put, get and delete work below {root}")
+    return Finding("S3", True, f"{endpoint()}: writing, listing, reading and deleting work below {root}")
 
 
 def _tracking() -> Finding:

@@ -36,7 +36,7 @@ from pipelines.supervisor import PORTS, STOP_SECONDS, USERS, known_ports
 
 ROOT = Path(__file__).parents[1]
 S3, MLFLOW = "s3", "mlflow"
-S3_ADDRESSES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")  # as storage.endpoint
+S3_ADDRESSES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "MLFLOW_S3_ENDPOINT_URL")  # as s3.endpoint
 START_SECONDS = 120.0  # 4 s for S3 and 7 s for MLflow on an idle machine
 STATE = "services.json"
 DEATH_SECONDS = 2.0  # until the ports of a killed server are free, on a busy machine

@@ -285,7 +285,7 @@ def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) ->
 
 def _mlflow_page(environment: Mapping[str, str], run: RunSettings) -> str:
     """Address of the run's page, of its curves; the server's where it cannot be asked any more."""
-    from components.services.tracking import find_run, page, server_name
+    from components.services.mlflow_server import find_run, page, server_name
 
     before = dict(os.environ)
     os.environ.update({name: environment[name] for name in (URI, USER, PASSWORD) if name in environment})

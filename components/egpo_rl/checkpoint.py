@@ -134,7 +134,7 @@ class Checkpoints:
     def __init__(self, folder: Path, remote: str, keep: int) -> None:
         self.folder, self.remote, self.keep = folder, remote, keep
         self._uploader = ThreadPoolExecutor(1, "checkpoint-upload") if remote else None
-        self._upload: Future[None] | None = None
+        self._upload: Future[Any] | None = None
         self._next_name = 0  # of REMOTE_NAMES
 
     def __enter__(self) -> Checkpoints:

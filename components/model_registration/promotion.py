@@ -16,7 +16,7 @@ from typing import Any
 from components.errors import InputError, WorkError
 from components.model_registration.evidence import decide
 from components.model_registration.gate import Decision
-from components.services.tracking import first_line, mlflow_client, server_name, tracking_uri
+from components.services.mlflow_server import first_line, mlflow_client, server_name, tracking_uri
 
 CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS = "candidate", "challenger", "champion", "previous_champion"
 REPLACED_TAG, GATE_TAG, REASONS_TAG = "callforge.replaced", "callforge.gate", "callforge.gate_reasons"

@@ -28,10 +28,10 @@ from components.model_registration.evidence import (
 )
 from components.model_registration.lineage import kfp_tags, lineage_tags
 from components.services.events import say, warn
+from components.services.mlflow_server import first_line, mlflow_client, page, server_name, tracking_uri
 from components.services.progress import track
 from components.services.report import Section, Table, Text, write_report
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
-from components.services.tracking import first_line, mlflow_client, page, server_name, tracking_uri
 from components.settings import ModelRegistrationSettings
 from components.stages.outputs import Outputs
 

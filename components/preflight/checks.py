@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from components.errors import CallforgeError, InputError
+from components.errors import CallforgeError, InputError, without_login
 from components.files import expand_home, sha256_of_json, write_json
 from components.function_calls.formats.lines import FormatError, Limits
 from components.function_calls.formats.reader import Rejected, read_records
@@ -26,9 +26,9 @@ from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offli
 from components.preflight.disk import HUB, check_disk
 from components.preflight.samplers import sampler_checks
 from components.services.events import announce, library_warnings, say, warn
+from components.services.mlflow_server import check_access, tracking_uri
 from components.services.storage import check_bucket, is_remote, names_below, open_uri
-from components.services.tracking import check_access, tracking_uri
-from components.services.web import NoAnswerError, ask, without_login
+from components.services.web import NoAnswerError, ask
 from components.settings import (
     ARTIFACT_ROOT_VARIABLE,
     AUTO,
@@ -147,7 +147,7 @@ def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator
     if settings.run.artifact_root:
         yield partial(check_bucket, settings.run.artifact_root)
     if tracking_uri():
-        yield check_access
+        yield partial(check_access, settings.run)
     if "data_refine" in stages:
         yield partial(_check_data, settings)
     if "data_refine" in stages or "bfcl_eval" in stages:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from importlib.util import find_spec
 
-from components.errors import InputError
+from components.errors import InputError, without_login
 from components.language_models.samplers.published import RANKS
 from components.language_models.samplers.vllm_server import MODELS, find_base_model
-from components.services.web import NoAnswerError, ask, without_login
+from components.services.web import NoAnswerError, ask
 from components.settings import BfclEvalSettings, RolloutSettings, Settings, SftWarmupSettings
 
 

@@ -1,25 +1,25 @@
 """Files on this machine and objects in S3 behind the same few functions, with errors a person can act on.
 
-The endpoint and the credentials come from the environment alone: AWS_ENDPOINT_URL_S3 (or MLFLOW_S3_ENDPOINT_URL),
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, or whatever else boto3 finds (a role, a profile). Every
-object carries the sha256 of its bytes, as S3's own checksum and as metadata. Buckets are not created here.
+Every object is sent with the sha256 of its bytes, which the store checks, and keeps it as metadata, which is read back.
+Buckets are not created here. The client and the meaning of its errors: components/services/s3.py.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import re
+import tempfile
 import time
 import uuid
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import expand_home, sha256_of_file, sha256_of_json
 from components.services.progress import track
+from components.services.s3 import StoreAwayError, endpoint, faults, s3_client, status_of
 
 SCHEME = "s3://"
 SHA256 = "sha256"  # name of the metadata entry
@@ -28,38 +28,16 @@ READ_ATTEMPTS = 5
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
+class Stored(NamedTuple):
+    """What an object holds; `sha256` is "" where another program wrote it."""
+
+    size: int
+    sha256: str
+
+
 def is_remote(uri: str) -> bool:
     """Whether `uri` names an object in S3; everything else is a local path."""
     return uri.startswith(SCHEME)
-
-
-def endpoint() -> str:
-    """The S3 endpoint in use, for messages."""
-    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("MLFLOW_S3_ENDPOINT_URL")
-    return named or os.environ.get("AWS_ENDPOINT_URL") or "AWS S3"
-
-
-def s3_client() -> Any:
-    """A boto3 client for the endpoint and credentials of the environment (signature version 4, path style)."""
-    import boto3
-    from botocore.config import Config
-
-    address = endpoint()
-    config = Config(
-        signature_version="s3v4",
-        s3={"addressing_style": "auto" if address == "AWS S3" else "path"},
-        retries={"mode": "standard", "max_attempts": 4},
-        connect_timeout=5,
-        read_timeout=60,
-        # Stores that are not AWS refuse checksums they did not ask for; uploads below name theirs.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
-    with _faults(address):
-        return boto3.Session().client(  # a session of its own: the shared one keeps the first credentials it met
-            "s3", endpoint_url=None if address == "AWS S3" else address, region_name=region, config=config
-        )
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -71,9 +49,23 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     if not is_remote(uri) or not _BUCKET.fullmatch(bucket):
         raise InputError(
-            f"{uri}: this is no S3 address; wanted is s3://bucket/key, the bucket with 3 to 63 of a-z, 0-9, '.' and '-'"
+            f"{uri}: not an S3 address; wanted is s3://bucket/key, the bucket with 3 to 63 of a-z, 0-9, '.' and '-'"
         )
     return bucket, key.strip("/") if key.endswith("/") else key
+
+
+def _object(uri: str) -> tuple[str, str]:
+    """Bucket and key of an object.
+
+    Raises:
+        InputError: `uri` names a bucket or a folder.
+    """
+    bucket, key = split_uri(uri)
+    if not key or uri.endswith("/"):
+        raise InputError(
+            f"{uri}: this names a whole {'folder' if key else 'bucket'}; wanted is one object, s3://bucket/key"
+        )
+    return bucket, key
 
 
 @contextmanager
@@ -94,10 +86,10 @@ def open_uri(uri: str) -> Iterator[BinaryIO]:
         with file:
             yield file
         return
-    bucket, key = split_uri(uri)
+    bucket, key = _object(uri)
     client = s3_client()
-    with _faults(uri):
-        head = client.head_object(Bucket=bucket, Key=key)
+    with faults(uri):
+        head = _head(client, bucket, key)
     with io.BufferedReader(_ObjectReader(client, uri, head["ContentLength"], head["ETag"]), 2**20) as reader:
         yield reader
 
@@ -119,7 +111,7 @@ class _ObjectReader(io.RawIOBase):
                 return 0
             try:
                 data = self._read(len(buffer))
-            except WorkError:
+            except StoreAwayError:
                 self.body = None
                 if attempt == READ_ATTEMPTS:
                     raise
@@ -131,7 +123,7 @@ class _ObjectReader(io.RawIOBase):
         raise AssertionError("not reached")
 
     def _read(self, size: int) -> bytes:
-        with _faults(self.uri, later=True):
+        with faults(self.uri, later=True):
             if self.body is None:
                 bucket, key = split_uri(self.uri)
                 self.body = self.client.get_object(
@@ -139,7 +131,9 @@ class _ObjectReader(io.RawIOBase):
                 )["Body"]
             data: bytes = self.body.read(size)
             if not data:
-                raise WorkError(f"{self.uri}: {endpoint()} ended the stream at byte {self.position} of {self.size}")
+                raise StoreAwayError(
+                    f"{self.uri}: {endpoint()} ended the stream at byte {self.position} of {self.size}"
+                )
             return data
 
     def close(self) -> None:
@@ -154,7 +148,7 @@ def uri_exists(uri: str) -> bool:
         return expand_home(uri).exists()
     bucket, key = split_uri(uri)
     client = s3_client()
-    with _faults(uri):
+    with faults(uri):
         found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
         if found and (not key or found[0]["Key"] == key):
             return True
@@ -170,20 +164,9 @@ def names_below(uri: str) -> set[str]:
     bucket, key = split_uri(f"{uri.rstrip('/')}/")
     client = s3_client()
     prefix = f"{key}/" if key else ""
-    with _faults(uri):
+    with faults(uri):
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
         return {item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", [])}
-
-
-def objects_below(uri: str) -> dict[str, int]:
-    """Size of every object below s3://bucket/prefix, by the rest of its key."""
-    bucket, key = split_uri(f"{uri.rstrip('/')}/")
-    prefix = f"{key}/" if key else ""
-    client = s3_client()
-    with _faults(uri):
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        items = [item for page in pages for item in page.get("Contents", []) if not item["Key"].endswith("/")]
-    return {item["Key"].removeprefix(prefix): item["Size"] for item in items}
 
 
 def content_tag(uri: str) -> str:
@@ -198,20 +181,49 @@ def content_tag(uri: str) -> str:
             return sha256_of_json({str(file.relative_to(path)): sha256_of_file(file) for file in files_of(path)})
         with open_uri(uri):  # says what is wrong with it
             return sha256_of_file(path)
-    bucket, key = split_uri(uri)
+    bucket, key = _object(uri)
     client = s3_client()
-    with _faults(uri):
-        return str(client.head_object(Bucket=bucket, Key=key)["ETag"])
+    with faults(uri):
+        return str(_head(client, bucket, key)["ETag"])
 
 
-def upload_file(path: Path, uri: str) -> None:
-    """Copy a file to S3, unless the same bytes are there already, and read size and sha256 back.
+def read_object(uri: str, limit: int = -1) -> bytes | None:
+    """The bytes of a small object or local file, at most `limit`; None where there is no such thing.
 
     Raises:
-        InputError: bucket or credentials are wrong.
-        WorkError: the store failed or holds something else than was sent.
+        CallforgeError: the store refuses, fails or does not answer.
     """
-    _upload([(path, uri)], f"upload {path.name}")
+    if is_remote(uri):
+        bucket, key = _object(uri)
+        client = s3_client()
+        with faults(uri):
+            if _stored(client, bucket, key) is None:
+                return None
+    elif not expand_home(uri).is_file():
+        return None
+    with open_uri(uri) as stream:
+        return stream.read(limit)
+
+
+def write_object(uri: str, body: bytes) -> Stored:
+    """Put a small object in place in one step: a reader sees the one before or this one. The last writer wins.
+
+    Raises:
+        WorkError: the store refuses, or holds something else than was sent.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "object"
+        path.write_bytes(body)
+        return upload_file(path, uri)
+
+
+def upload_file(path: Path, uri: str) -> Stored:
+    """Copy a file to S3, unless the same bytes are there already; returns size and sha256 as the store has them.
+
+    Raises:
+        WorkError: the store refuses, fails, or holds something else than was sent.
+    """
+    return _upload([(path, uri)], f"upload {path.name}")[0]
 
 
 def upload_folder(folder: Path, uri: str, skip: Collection[str] = ()) -> None:
@@ -236,42 +248,92 @@ def files_of(folder: Path, skip: Collection[str] = ()) -> list[Path]:
     ]
 
 
-def _upload(files: list[tuple[Path, str]], label: str) -> None:
-    from boto3.s3.transfer import TransferConfig
-
+def _upload(files: list[tuple[Path, str]], label: str, threshold: int = PART_BYTES, later: bool = True) -> list[Stored]:
+    """Copy files to objects; those of `threshold` bytes or more in parts. `later`: see faults."""
     client = s3_client()
-    transfer = TransferConfig(multipart_threshold=PART_BYTES, multipart_chunksize=PART_BYTES, max_concurrency=4)
-    size = sum(path.stat().st_size for path, _ in files)
-    with track(size, label, "bytes") as bar:
-        for path, uri in files:
-            bucket, key = split_uri(uri)
-            sent = (path.stat().st_size, sha256_of_file(path))
-            with _faults(uri, later=True):
-                if _size_and_sha256(client, bucket, key) == sent:
-                    bar.advance(sent[0])
+    sent = [Stored(path.stat().st_size, sha256_of_file(path)) for path, _ in files]
+    with track(sum(file.size for file in sent), label, "bytes") as bar:
+        for (path, uri), file in zip(files, sent, strict=True):
+            bucket, key = _object(uri)
+            with faults(uri, later):
+                if _stored(client, bucket, key, unlisted=True) == file:
+                    bar.advance(file.size)
                     continue
-                client.upload_file(
-                    str(path), bucket, key, Config=transfer, Callback=bar.advance,
-                    ExtraArgs={"ChecksumAlgorithm": "SHA256", "Metadata": {SHA256: sent[1]}},
-                )  # fmt: skip
-                stored = _size_and_sha256(client, bucket, key)
-            if stored != sent:
-                raise WorkError(
-                    f"{uri}: {endpoint()} holds {stored} (bytes, sha256) after {sent} was sent; was {path} changed "
-                    f"meanwhile, or does another process write there? Start the run again to send it once more"
-                )
+                _send(client, path, bucket, key, file.sha256, threshold, bar.advance)
+                stored = _stored(client, bucket, key)
+            if stored != file:
+                raise WorkError(f"{uri}: {_difference(path, file, stored)}")
+    return sent
 
 
-def _size_and_sha256(client: Any, bucket: str, key: str) -> tuple[int, str] | None:
+def _send(client: Any, path: Path, bucket: str, key: str, sha256: str, threshold: int, callback: Any) -> None:
+    """Upload a file, in parts where it has `threshold` bytes and the store knows parts."""
+    from boto3.exceptions import S3UploadFailedError
+    from boto3.s3.transfer import TransferConfig
+    from botocore.exceptions import ClientError
+
+    in_parts = TransferConfig(multipart_threshold=threshold, multipart_chunksize=PART_BYTES, max_concurrency=4)
+    arguments = {"ExtraArgs": {"Metadata": {SHA256: sha256}}, "Callback": callback}
+    try:
+        client.upload_file(str(path), bucket, key, Config=in_parts, **arguments)
+    except S3UploadFailedError as error:
+        cause = error.__context__
+        no_parts = isinstance(cause, ClientError) and cause.operation_name == "CreateMultipartUpload"
+        if not (no_parts and status_of(cause) in (405, 501)):
+            raise
+        client.upload_file(str(path), bucket, key, Config=TransferConfig(multipart_threshold=2**63), **arguments)
+
+
+def _difference(path: Path, sent: Stored, stored: Stored | None) -> str:
+    if stored and stored.size == sent.size and not stored.sha256:
+        return f"{endpoint()} did not keep the metadata entry {SHA256} of the object; callforge needs it"
+    return (
+        f"{endpoint()} holds {stored} after {sent} was sent; was {path} changed meanwhile, or does another process "
+        "write there? Start the run again to send it once more"
+    )
+
+
+def _stored(client: Any, bucket: str, key: str, unlisted: bool = False) -> Stored | None:
+    """What is there; None where nothing is.
+
+    Args:
+        unlisted: None also where the store refuses to say, as it does for a missing key without the right to list.
+    """
     from botocore.exceptions import ClientError
 
     try:
-        head = client.head_object(Bucket=bucket, Key=key)
+        head = _head(client, bucket, key)
     except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] == 404:
+        if status_of(error) == 404 or (unlisted and status_of(error) == 403):
             return None
         raise
-    return head["ContentLength"], head["Metadata"].get(SHA256, "")
+    metadata = {name.lower(): value for name, value in head["Metadata"].items()}  # some stores give them capitals
+    return Stored(head["ContentLength"], metadata.get(SHA256, ""))
+
+
+def _head(client: Any, bucket: str, key: str) -> Any:
+    """An object's head. A refusal of HEAD has no body that gives the reason, so that of GET is raised instead."""
+    from botocore.exceptions import ClientError
+
+    try:
+        return client.head_object(Bucket=bucket, Key=key)
+    except ClientError as error:
+        if status_of(error) not in (400, 401, 403):
+            raise
+    answer = client.get_object(Bucket=bucket, Key=key)
+    answer["Body"].close()
+    return answer
+
+
+def objects_below(uri: str) -> dict[str, int]:
+    """Size of every object below s3://bucket/prefix, by the rest of its key."""
+    bucket, key = split_uri(f"{uri.rstrip('/')}/")
+    prefix = f"{key}/" if key else ""
+    client = s3_client()
+    with faults(uri):
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        items = [item for page in pages for item in page.get("Contents", []) if not item["Key"].endswith("/")]
+    return {item["Key"].removeprefix(prefix): item["Size"] for item in items}
 
 
 def download_folder(uri: str, folder: Path) -> None:
@@ -281,105 +343,74 @@ def download_folder(uri: str, folder: Path) -> None:
         InputError: there is nothing below `uri`, or a key would leave `folder`.
         WorkError: the connection broke, or the bytes are not those that were stored.
     """
-    bucket, key = split_uri(uri)
-    prefix = f"{key}/" if key else ""
-    client = s3_client()
-    with _faults(uri):
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        objects = [item for page in pages for item in page.get("Contents", []) if not item["Key"].endswith("/")]
+    _download_folder(uri, folder, objects_below(uri), later=True)
+
+
+def _download_folder(uri: str, folder: Path, objects: dict[str, int], later: bool) -> None:
     if not objects:
         raise InputError(f"{uri}: there is nothing below this prefix at {endpoint()}; check the bucket and the path")
-    with track(sum(item["Size"] for item in objects), f"download {PurePosixPath(key).name or bucket}", "bytes") as bar:
-        for item in objects:
-            name = PurePosixPath(item["Key"].removeprefix(prefix))
+    client = s3_client()
+    with track(sum(objects.values()), f"download {PurePosixPath(uri).name}", "bytes") as bar:
+        for key in objects:
+            name = PurePosixPath(key)
             if ".." in name.parts or name.is_absolute():
-                raise InputError(f"{uri}: the key {item['Key']!r} would be written outside {folder}; rename the object")
-            _download(client, bucket, item["Key"], folder / name, bar.advance)
+                raise InputError(f"{uri}: the key {key!r} would be written outside {folder}; rename the object")
+            _download(client, f"{uri.rstrip('/')}/{key}", folder / name, bar.advance, later)
 
 
-def _download(client: Any, bucket: str, key: str, target: Path, callback: Any) -> None:
-    uri = f"{SCHEME}{bucket}/{key}"
-    with _faults(uri, later=True):
-        stored = _size_and_sha256(client, bucket, key)
+def _download(client: Any, uri: str, target: Path, callback: Any, later: bool) -> None:
+    bucket, key = split_uri(uri)
+    with faults(uri, later):
+        stored = _stored(client, bucket, key)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.part")
         client.download_file(bucket, key, str(part), Callback=callback)
-    received = (part.stat().st_size, sha256_of_file(part))
-    if stored is None or stored[0] != received[0] or stored[1] not in ("", received[1]):
+    received = Stored(part.stat().st_size, sha256_of_file(part))
+    if stored is None or stored.size != received.size or stored.sha256 not in ("", received.sha256):
         part.unlink()
-        raise WorkError(f"{uri}: {received} (bytes, sha256) arrived where {stored} is stored; start the run again")
+        raise WorkError(f"{uri}: {received} arrived where {stored} is stored; start the run again")
     part.replace(target)
 
 
 def check_bucket(uri: str) -> None:
-    """Prove that below `uri` objects can be written, read and deleted: a probe of a few bytes.
+    """Prove that below `uri` a run can do its work: by the same calls, it uploads a file of a few bytes whole and in
+    parts, lists both, reads and downloads them, and deletes them.
 
     Raises:
-        InputError: naming what is refused and where.
+        CallforgeError: naming what is refused, by whom and why.
     """
-    bucket, key = split_uri(uri)
-    probe = f"{key}/.callforge-probe-{uuid.uuid4().hex}".lstrip("/")
-    client = s3_client()
-    with _faults(uri):
-        client.put_object(Bucket=bucket, Key=probe, Body=b"callforge")
-        found = client.get_object(Bucket=bucket, Key=probe)["Body"].read()
-        client.delete_object(Bucket=bucket, Key=probe)
-    if found != b"callforge":
-        raise InputError(f"{uri}: {endpoint()} gave back other bytes than were written; is this an S3 store?")
-
-
-@contextmanager
-def _faults(uri: str, later: bool = False) -> Iterator[None]:
-    """Turn what boto3 raises into one paragraph. `later`: the store answered before, so silence is its fault."""
-    from boto3.exceptions import Boto3Error
-    from botocore.exceptions import BotoCoreError, ClientError
-    from urllib3.exceptions import HTTPError
-
+    probe = f"{uri.rstrip('/')}/.callforge-probe-{uuid.uuid4().hex}"
+    names = ("whole", "parts")
     try:
-        yield
-    except CallforgeError:
+        _probe(probe, names)
+    except BaseException:
+        with suppress(CallforgeError):
+            _delete(probe, names)
         raise
-    except ClientError as error:
-        raise _refusal(uri, error) from error
-    except Boto3Error as error:  # the transfer manager wraps what happened
-        cause = error.__cause__ or error.__context__
-        raise (_refusal(uri, cause) if isinstance(cause, ClientError) else _silence(uri, error, later)) from error
-    except (BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
-        raise _silence(uri, error, later) from error
-    except ValueError as error:  # an endpoint that is no URL
-        raise InputError(f"{uri}: {error}; set AWS_ENDPOINT_URL_S3 to http(s)://host:port") from None
+    _delete(probe, names)
 
 
-def _refusal(uri: str, error: Any) -> CallforgeError:
-    """The error for an answer of the store that says no."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    where = f"{uri} at {endpoint()}"
-    if code == "NoSuchBucket":
-        return InputError(f"{where}: there is no such bucket; create it, or name another one")
-    if code == "PreconditionFailed":
-        return InputError(f"{where}: the object was replaced while it was read; start again when nobody writes there")
-    if status == 404:
-        return InputError(f"{where}: there is no such object; check the bucket and the path")
-    if status in (400, 401, 403):
-        return InputError(
-            f"{where}: access is refused ({code or status}); check AWS_ACCESS_KEY_ID and "
-            f"AWS_SECRET_ACCESS_KEY, and that they may read, write and delete there"
-        )
-    return WorkError(f"{where}: the store failed ({code or status}); start the run again when it is well")
+def _probe(uri: str, names: tuple[str, str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "probe"
+        path.write_bytes(b"callforge")
+        for name, threshold in zip(names, (PART_BYTES, 1), strict=True):
+            _upload([(path, f"{uri}/{name}")], "probe", threshold, later=False)
+        found = objects_below(uri)
+        if set(found) != set(names):
+            raise InputError(
+                f"{uri}: {endpoint()} lists {sorted(found)} where {sorted(names)} were written; callforge needs a "
+                "store whose listing shows what is there"
+            )
+        _download_folder(uri, Path(folder) / "copy", found, later=False)
+    with open_uri(f"{uri}/{names[0]}") as stream:
+        if stream.read() != b"callforge":
+            raise InputError(f"{uri}: {endpoint()} gave back other bytes than were written; is this an S3 store?")
 
 
-def _silence(uri: str, error: Exception, later: bool) -> CallforgeError:
-    """The error for no answer at all, or none that could be asked for."""
-    from botocore import exceptions
-
-    if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
-        return InputError(
-            f"{uri} at {endpoint()}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
-    kind = WorkError if later else InputError
-    reason = " ".join(str(error).split())[:300]
-    return kind(
-        f"{uri}: the S3 store at {endpoint()} does not answer ({reason}); check "
-        f"AWS_ENDPOINT_URL_S3 and that the store runs"
-    )
+def _delete(uri: str, names: Collection[str]) -> None:
+    client = s3_client()
+    for name in names:
+        bucket, key = _object(f"{uri}/{name}")
+        with faults(uri):
+            client.delete_object(Bucket=bucket, Key=key)

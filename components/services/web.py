@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import http.client
 import os
-import re
 import ssl
 import urllib.request
 from pathlib import Path
@@ -80,8 +79,3 @@ def trusted(bundle: str = "") -> ssl.SSLContext:
     if bundle and Path(bundle).is_dir():
         return ssl.create_default_context(capath=bundle)
     return ssl.create_default_context(cafile=bundle or None)
-
-
-def without_login(text: str) -> str:
-    """`text`, an address or a sentence with some in it, without the user and password of any address."""
-    return re.sub(r"(^|//)(?!\w+://)\S*@", r"\1", text)  # to the last @: a / in a password ends it for urlsplit

@@ -127,7 +127,7 @@ def _lead(
             publish(folder, folder / MANIFEST, run, stage.name)  # it was made for another place, or for none
         announce(stage.name, "skipped")
         return dict(finished.metrics)
-    with open_tracker(run, stage.name) as tracker:
+    with open_tracker(run, stage.name, folder) as tracker:
         tracker.log_params({f"{stage.name}/{name}": value for name, value in wanted.settings.items()})
         outputs = Outputs(folder, tracker, run, stage.name, digests)
         metrics = dict(stage.function(config, inputs, outputs))
@@ -219,7 +219,7 @@ def _readable(folder: Path) -> Iterator[None]:
 def _withdraw(folder: Path) -> None:
     """A refused attempt that left nothing claims nothing: the corrected one is not other work."""
     with suppress(OSError):
-        left = {path.name for path in folder.iterdir()} - {CONFIG, METRICS, ERROR}
+        left = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {CONFIG, METRICS, ERROR}
         if not left and not (folder / METRICS).stat().st_size:
             (folder / CONFIG).unlink(missing_ok=True)
             (folder / METRICS).unlink(missing_ok=True)

@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import InputError
 from components.files import read_json, sha256_of_file, sha256_of_json, write_json
+from components.services.outbox import METRICS
 from components.services.storage import files_of
 
-CONFIG, METRICS, MANIFEST, ERROR = "config.json", "metrics.jsonl", "manifest.json", "error.json"
+CONFIG, MANIFEST, ERROR = "config.json", "manifest.json", "error.json"
 CHECKPOINTS = "checkpoints"  # state to go on from, not an output: neither in the manifest nor published
 NOT_OUTPUTS = (CONFIG, METRICS, MANIFEST, ERROR)
 LOCK_SECONDS = 1.0  # a process that is just being killed still holds its lock

@@ -31,10 +31,9 @@ class Outputs:
         return self.folder / CHECKPOINTS
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl and send the same numbers to MLflow as `<stage>/<name>`."""
+        """Append one line to metrics.jsonl; the tracker sends the same numbers to MLflow, as `<stage>/<name>`."""
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self.tracker.log_metrics({f"{self.stage}/{name}": value for name, value in metrics.items()}, step)
         metric(step, metrics)
 
     def forget_metrics_after(self, step: int) -> None:

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from pathlib import Path
 
 from components.errors import InputError, WorkError
-from components.files import sha256_of_file, write_json
-from components.services.storage import download_folder, names_below, open_uri, upload_file, upload_folder
+from components.files import sha256_of_file
+from components.services.storage import download_folder, read_object, upload_file, upload_folder, write_object
 from components.settings import RunSettings
 from components.stages.folder import CHECKPOINTS, MANIFEST, damage, read_manifest
 
@@ -42,10 +41,8 @@ def publish(folder: Path, manifest: Path, run: RunSettings, stage: str) -> str:
     uri = published_uri(run, stage, manifest)
     upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
     upload_file(manifest, f"{uri}/{MANIFEST}")
-    with tempfile.TemporaryDirectory() as scratch:
-        pointer = Path(scratch) / POINTER
-        write_json(pointer, {"folder": uri.rpartition("/")[2], "manifest_sha256": sha256_of_file(manifest)})
-        upload_file(pointer, f"{uri.rpartition('/')[0]}/{POINTER}")
+    pointer = {"folder": uri.rpartition("/")[2], "manifest_sha256": sha256_of_file(manifest)}
+    write_object(f"{uri.rpartition('/')[0]}/{POINTER}", json.dumps(pointer).encode())
     return uri
 
 
@@ -62,7 +59,8 @@ def resolve_published(uri: str) -> str:
         InputError: the pointer is not one of ours.
     """
     folder = uri.rstrip("/")
-    return f"{folder}/{_pointer(folder)[0]}" if POINTER in names_below(folder) else folder
+    pointer = _pointer(folder)
+    return f"{folder}/{pointer[0]}" if pointer else folder
 
 
 def fetch_published(uri: str, folder: Path) -> None:
@@ -72,9 +70,10 @@ def fetch_published(uri: str, folder: Path) -> None:
         InputError: there is no published stage below `uri`.
         WorkError: what arrived is not what the manifest names.
     """
-    if POINTER not in names_below(uri.rstrip("/")):
+    pointer = _pointer(uri.rstrip("/"))
+    if pointer is None:
         raise InputError(f"{uri}: no stage was published there ({POINTER} is missing)")
-    name, sha256 = _pointer(uri.rstrip("/"))
+    name, sha256 = pointer
     download_folder(f"{uri.rstrip('/')}/{name}", folder)
     path = folder / MANIFEST
     manifest = read_manifest(folder) if path.exists() and sha256_of_file(path) == sha256 else None
@@ -84,9 +83,11 @@ def fetch_published(uri: str, folder: Path) -> None:
         raise WorkError(f"{uri}/{name}: {why}; publish the stage again")
 
 
-def _pointer(folder: str) -> tuple[str, str]:
-    with open_uri(f"{folder}/{POINTER}") as stream:
-        text = stream.read(LARGEST_POINTER)
+def _pointer(folder: str) -> tuple[str, str] | None:
+    """Folder and sha256 of the manifest; None where nothing was published."""
+    text = read_object(f"{folder}/{POINTER}", LARGEST_POINTER)
+    if text is None:
+        return None
     try:
         value = json.loads(text)
         name, sha256 = str(value["folder"]), str(value["manifest_sha256"])

@@ -52,8 +52,8 @@ def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):
     folder, _ = finished
     for name, value in services.items():
         monkeypatch.setenv(name, value)
+    from components.services.mlflow_server import find_run, mlflow_client
     from components.services.storage import uri_exists
-    from components.services.tracking import find_run, mlflow_client
     from components.settings import RunSettings
 
     registration = json.loads((folder / "model_registration/registration.json").read_text())

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from components.services.mlflow_server import RUN_TAG
 from components.services.storage import names_below, uri_exists
-from components.services.tracking import RUN_TAG
 from components.stages.publishing import resolve_published
 from pipelines import cli
 

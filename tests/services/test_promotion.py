@@ -10,7 +10,7 @@ from components.errors import InputError
 from components.evaluations.schema import write_evaluation
 from components.model_registration.evidence import publish_evaluation
 from components.model_registration.promotion import holder, promote, roll_back
-from components.services.tracking import mlflow_client
+from components.services.mlflow_server import mlflow_client
 from tests.evaluation_support import evaluation
 
 ASKED = ("simple_python", "live_simple", "irrelevance")

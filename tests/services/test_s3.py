@@ -116,7 +116,7 @@ def test_a_bucket_that_works_passes_and_keeps_nothing(root: str) -> None:
 
 def test_a_missing_bucket_is_named(services: dict[str, str]) -> None:
     for call in (storage.check_bucket, storage.uri_exists):
-        with pytest.raises(InputError, match=r"s3://no-such-bucket/x at http.*no such bucket"):
+        with pytest.raises(InputError, match=r"s3://no-such-bucket/x.* at http.*no such bucket"):
             call("s3://no-such-bucket/x")
 
 
@@ -130,7 +130,7 @@ def test_a_missing_object_is_named(root: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 def test_wrong_credentials_are_refused_and_not_shown(root: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "wrong-and-private")
-    with pytest.raises(InputError, match=r"access is refused .*check AWS_ACCESS_KEY_ID") as error:
+    with pytest.raises(InputError, match=rf"writing is refused .*{name}") as error:
         storage.check_bucket(root)
     assert "wrong-and-private" not in str(error.value)
 

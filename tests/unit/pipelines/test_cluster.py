@@ -32,6 +32,8 @@ class FakePipelinesApi(ThreadingHTTPServer):
         self.states = ["PENDING", "RUNNING", "SUCCEEDED"]
         self.refusals = 0  # so many GETs of the run fail with 503
         self.status = 0  # every request is answered with it
+        self.run_status = 0  # those for the run are, after the first
+        self.page = b""  # and with this page
 
     @property
     def address(self) -> str:
@@ -65,6 +67,13 @@ class Handler(BaseHTTPRequestHandler):
         elif path.endswith("/experiments"):
             self.answer({"experiments": [{"experiment_id": "e1", "display_name": "callforge"}]})
         elif re.search(r"/runs/r\d+$", path):
+            if api.run_status and len(api.states) == 1:
+                self.send_response(api.run_status)
+                self.send_header("Content-Length", str(len(api.page)))
+                self.send_header("Location", "/login")
+                self.end_headers()
+                self.wfile.write(api.page)
+                return
             if api.refusals:
                 api.refusals -= 1
                 self.answer({"error": "restarting"}, 503)
@@ -172,7 +181,28 @@ def test_a_run_that_fails_is_a_failure_of_the_work(api):
 def test_an_api_that_stays_away_is_given_up(api, monkeypatch):
     monkeypatch.setattr(cluster, "LONGEST_SILENCE", 0.05)
     api.refusals = 10_000
-    with pytest.raises(WorkError, match="no answer"):
+    with pytest.raises(WorkError, match=r"no answer.*the run goes on.*callforge follow r1"):
+        cluster.follow_run(api.address, "r1", print)
+
+
+@pytest.mark.parametrize(("status", "page"), [(401, b"{}"), (403, b"no"), (302, b""), (200, b"<html>log in")])
+def test_a_login_that_ends_is_told_at_once_and_that_the_run_goes_on(api, status, page):
+    """A token that expires; a gateway that sends to its login page, or shows it."""
+    told: list[str] = []
+    api.states, api.run_status, api.page = ["RUNNING", "RUNNING"], status, page
+    with pytest.raises(WorkError, match=r"the login has ended.*the run goes on.*callforge follow r1") as ended:
+        cluster.follow_run(api.address, "r1", told.append)
+    assert (
+        ended.value.exit_code == 1
+        and f"--endpoint {api.address}" in str(ended.value)
+        and "KFP_TOKEN" in str(ended.value)
+    )
+    assert told[0] == "egpo rl: running"
+
+
+def test_a_run_that_is_not_there_is_named(api):
+    api.states, api.run_status = ["RUNNING"], 404
+    with pytest.raises(InputError, match="there is no run r1"):
         cluster.follow_run(api.address, "r1", print)
 
 

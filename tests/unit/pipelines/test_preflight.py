@@ -37,7 +37,10 @@ def local(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def server() -> Iterator[str]:
     """MLflow as far as preflight looks: only the token `right` is let in."""
-    with http_server(lambda path, login: 200 if path == "/health" or login == "Bearer right" else 401, b"{}") as made:
+    run = {"info": {"run_id": "r1", "experiment_id": "1"}}
+    answers = {"experiment": {"experiment_id": "1", "lifecycle_stage": "active"}, "runs": [run], "run": run}
+    body = json.dumps(answers).encode()
+    with http_server(lambda path, login: 200 if path == "/health" or login == "Bearer right" else 401, body) as made:
         yield made.url
 
 

@@ -9,7 +9,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from components.errors import InputError
-from components.services import tracking
+from components.services import mlflow_server, tracking
 from components.settings import RunSettings
 from tests.unit.small_servers import http_server, self_signed_certificate, ssh_server
 
@@ -52,19 +52,24 @@ def test_a_server_that_cannot_be_is_named_at_once(uri: str, said: str, monkeypat
 
 def test_what_is_no_mlflow_server_is_named_at_once() -> None:
     with ssh_server() as uri, pytest.raises(InputError, match=f"no MLflow server answers at {uri} .*HTTP"):
-        tracking.check_server(uri)
+        mlflow_server.check_server(uri)
 
 
 def test_a_login_in_the_address_is_used_and_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """As mlflow does with it; that one's errors quote the address."""
     with http_server(lambda path, login: 200 if login == BASIC and path == "/health" else 401) as server:
         address = f"http://user:private@127.0.0.1:{server.port}"
-        tracking.check_server(address)
+        mlflow_server.check_server(address)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with pytest.raises(InputError, match=f"{server.url} refused") as refused:
-            tracking.check_access()
+            mlflow_server.check_access(RunSettings())
     failure = MlflowException(f"API request to {address}/api failed with exception x")
-    for text in (str(refused.value), str(tracking.refusal(failure)), tracking.server_name(), tracking.page("models")):
+    for text in (
+        str(refused.value),
+        str(mlflow_server.refusal(failure)),
+        mlflow_server.server_name(),
+        mlflow_server.page("models"),
+    ):
         assert "private" not in text and "user" not in text.replace("MLFLOW_TRACKING_USERNAME", "")
     assert {login for _, login in server.asked} == {BASIC}
 
@@ -72,7 +77,7 @@ def test_a_login_in_the_address_is_used_and_not_told(monkeypatch: pytest.MonkeyP
 def test_a_token_with_a_line_break_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "private\n")
     with http_server() as server, pytest.raises(InputError, match=r"line break.*MLFLOW_TRACKING_TOKEN") as error:
-        tracking.check_server(server.url)
+        mlflow_server.check_server(server.url)
     assert "private" not in str(error.value)
 
 
@@ -82,15 +87,15 @@ def test_https_is_trusted_as_mlflow_is_told_to(tmp_path: Path, monkeypatch: pyte
     with http_server(certificate=certificate) as server:
         address = f"https://localhost:{server.port}"
         with pytest.raises(InputError, match="certificate"):
-            tracking.check_server(address)
+            mlflow_server.check_server(address)
         monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
-        tracking.check_server(address)
+        mlflow_server.check_server(address)
         monkeypatch.delenv("MLFLOW_TRACKING_INSECURE_TLS")
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(certificate))
-        tracking.check_server(address)
+        mlflow_server.check_server(address)
         monkeypatch.setenv("MLFLOW_TRACKING_CLIENT_CERT_PATH", str(tmp_path / "absent.pem"))
         with pytest.raises(InputError, match=r"CLIENT_CERT_PATH=.*absent\.pem: not all of it can be used"):
-            tracking.check_server(address)
+            mlflow_server.check_server(address)
 
 
 def test_no_certificate_is_read_where_none_is_wanted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,22 +103,22 @@ def test_no_certificate_is_read_where_none_is_wanted(tmp_path: Path, monkeypatch
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "absent.pem"))
     monkeypatch.setenv("MLFLOW_TRACKING_INSECURE_TLS", "true")
     with http_server(certificate=certificate) as server:
-        tracking.check_server(f"https://localhost:{server.port}")
+        mlflow_server.check_server(f"https://localhost:{server.port}")
     monkeypatch.delenv("MLFLOW_TRACKING_INSECURE_TLS")
     monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", str(tmp_path / "absent.pem"))
     with http_server() as server:
-        tracking.check_server(server.url)
+        mlflow_server.check_server(server.url)
 
 
 @pytest.mark.parametrize("status", [200, 401, 404])
 def test_any_answer_is_a_sign_of_life(status: int) -> None:
     with http_server(status) as server:
-        tracking.check_server(server.url)
+        mlflow_server.check_server(server.url)
 
 
 def test_a_server_that_fails_is_named() -> None:
     with http_server(502) as server, pytest.raises(InputError, match=r"is ill \(HTTP 502\)"):
-        tracking.check_server(server.url)
+        mlflow_server.check_server(server.url)
 
 
 @pytest.mark.parametrize("status", [401, 403])

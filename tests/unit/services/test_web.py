@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components.services.web import NoAnswerError, ask, without_login
+from components.errors import without_login
+from components.services.web import NoAnswerError, ask
 from tests.unit.small_servers import http_server, self_signed_certificate, ssh_server
 
 
