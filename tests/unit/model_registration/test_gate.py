@@ -52,7 +52,7 @@ FULL = 10_000  # all questions of every category
 @pytest.mark.parametrize("of_each", [FULL, 100, 16, 3])
 @pytest.mark.parametrize("changed", [0.04, 0.1, 0.3])
 def test_of_two_equal_models_one_passes_at_most_five_times_in_a_hundred(of_each, changed):
-    assert passed(comparisons(of_each, changed / 2, changed / 2)) <= 0.05
+    assert passed(comparisons(of_each, changed / 2, changed / 2)) <= 0.05 + 0.02  # three standard errors of the draws
 
 
 @pytest.mark.parametrize("of_each", [FULL, 100, 16, 3])
