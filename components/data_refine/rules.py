@@ -15,8 +15,9 @@ from typing import Any, Literal, NamedTuple
 from pydantic_core import to_json
 
 from components.function_calls.arguments import check_arguments
-from components.function_calls.parse import parse_calls, parse_turn
-from components.function_calls.prompt import ToolNames, render_calls, render_turn
+from components.function_calls.judge import judge
+from components.function_calls.parse import parse_turn
+from components.function_calls.prompt import ToolNames, render_turn
 from components.function_calls.record import Record, record_to_json
 
 Outcome = Literal["hard", "rejected"]
@@ -63,27 +64,23 @@ def _check_calls(record: Record) -> Verdict | None:
 
 def _check_turn(record: Record) -> Verdict | None:
     """A turn that does not read back as it was written can never earn its reward."""
-    if not record.answers:
-        return None
-    names = ToolNames(record.tools)
-    calls, reason = parse_calls(render_calls(record.answers, names), names)
-    if calls != record.answers:
-        return Verdict(
-            "rejected", "not_renderable", f"the gold calls do not read back from the model's turn ({reason})"
-        )
+    if record.answers and (fault := _fault_of_own_turn(record)):
+        return Verdict("rejected", "not_renderable", f"the gold calls do not read back from the model's turn ({fault})")
     return None
 
 
 def check_response(record: Record) -> Verdict | None:
     """Hard when no call is right, and yet the record's own response reads as one, or as the attempt of one."""
-    if record.answers or not record.response:
-        return None
+    if not record.answers and record.response and (fault := _fault_of_own_turn(record)):
+        return Verdict("hard", "response_is_a_call", f"no call is right, and the response reads as one ({fault})")
+    return None
+
+
+def _fault_of_own_turn(record: Record) -> str:
+    """Why the record's own turn would earn nothing, "" where it would."""
     names = ToolNames(record.tools)
-    turn = parse_turn(render_turn(record.cot, (), record.response, names).text, names)
-    if turn.is_text:
-        return None
-    why = turn.reason or "it parses"
-    return Verdict("hard", "response_is_a_call", f"no call is right, and the response reads as one ({why})")
+    turn = render_turn(record.cot, record.answers, record.response, names)
+    return judge(parse_turn(turn.text, names), record)
 
 
 class Keys(NamedTuple):

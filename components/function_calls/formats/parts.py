@@ -51,7 +51,7 @@ def make_record(
         RecordError: "structure".
     """
     given = value.get("id")
-    if type(given) in (int, float):  # pandas writes whole numbers as floats
+    if isinstance(given, int | float) and not isinstance(given, bool):  # pandas writes whole numbers as floats
         given = str(int(given)) if given == int(given) else str(given)
     name = f"{layout}-{number}" if given is None else given
     meta = {key: item for key, item in value.items() if key not in FIELDS and key not in used and item is not None}

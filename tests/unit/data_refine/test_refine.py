@@ -472,7 +472,7 @@ COSTLY = {
     "many values in a long text": (
         record(
             messages=asked("q" * 700_000),
-            answers=[{"name": "book_room", "arguments": {"town": "q" * 5, "nights": n % 9}} for n in range(700)],
+            answers=[{"name": "book_room", "arguments": {"town": "q" * 5, "nights": n % 9}} for n in range(100)],
         ),
         "ungrounded",
     ),
@@ -548,6 +548,7 @@ RIGHT = {
     "openai_ft.jsonl": {2: "duplicate", 3: "duplicate"},
     "history.jsonl": {10: "missing_argument"},  # null arguments where one is required
     "hermes.jsonl": {},
+    "nocall_responses.jsonl": dict.fromkeys((4, 5, 6, 7, 11, 12), "response_is_a_call"),
     "greeting.jsonl": {},
 }
 
