@@ -44,8 +44,9 @@ def _check_conversation(record: Record) -> Verdict | None:
         return Verdict("rejected", "structure", "messages must end with a user's or a tool's turn")
     if not any(message.role == "user" and message.content.strip() for message in record.messages):
         return Verdict("rejected", "structure", "no user message has any text")
-    name, count = next(iter(Counter(tool.name for tool in record.tools).most_common(1)), ("", 0))
-    if count > 1:
+    names = [tool.name for tool in record.tools]
+    if len(set(names)) < len(names):
+        (name, count), *_ = Counter(names).most_common(1)
         return Verdict("rejected", "tool_repeated", f"{count} tools are named {name!r}")
     return None
 
@@ -103,7 +104,8 @@ def encode(record: Record) -> tuple[str, Keys]:
         [message.role, *message.content.split(), *(_sorted(call.arguments) + call.name for call in message.tool_calls)]
         for message in record.messages
     ]
-    answers = sorted(_sorted(call.arguments) + call.name for call in record.answers)
+    answers = [_sorted(call.arguments) + call.name for call in record.answers]
+    answers.sort()
     rest = {key: value[key] for key in ("answers", "cot", "response", "meta") if key in value}
     head = _dump({key: value[key] for key in ("id", "source", "messages")})
     line = f'{head[:-1]},"tools":[{",".join(tools)}],{_dump(rest)[1:]}'
@@ -111,11 +113,18 @@ def encode(record: Record) -> tuple[str, Keys]:
     return line, Keys(_digest(record.id), _digest(question), _digest("\0".join(answers)))
 
 
-_sorted = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
+_sort = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), sort_keys=True).encode
 
 
 def _dump(value: Any) -> str:
-    return to_json(value).decode()  # four times as fast as json, which has the sorting
+    return to_json(value).decode()  # four times as fast as json, which can sort
+
+
+def _sorted(arguments: dict[str, Any]) -> str:
+    """One text for equal arguments, whatever their order."""
+    if any(isinstance(value, dict | list) for value in arguments.values()):
+        return _sort(arguments)
+    return _dump(dict(sorted(arguments.items())))
 
 
 def _digest(text: str) -> int:

@@ -67,8 +67,7 @@ def check_size(text: str, where: str = "") -> None:
     if len(text) > MAX_RECORD_BYTES or (not text.isascii() and len(text.encode("utf-8", "replace")) > MAX_RECORD_BYTES):
         raise RecordError("too_long", f"{where}{MAX_RECORD_BYTES:,} bytes is the longest record")
     opening = text.count("[") + text.count("{")
-    commas = text.count(",")
-    if opening <= MAX_NESTING and commas <= MAX_VALUES:
+    if opening <= MAX_NESTING and (len(text) <= 2 * MAX_VALUES or text.count(",") <= MAX_VALUES):
         return
     marks = _NO_MARKS.sub("", text)
     if max(accumulate(map(_STEP.__getitem__, marks.replace(",", ""))), default=0) > MAX_NESTING:

@@ -13,7 +13,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from components.function_calls.record import Call, Message, Tool
@@ -214,8 +214,15 @@ _ESCAPED = re.compile("[\ud800-\udfff]|<(?=/?think>)")
 
 def is_identifier(name: str) -> bool:
     """Can `name` be written as a keyword argument and read back unchanged?"""
+    return _is_known_identifier(name) if len(name) <= 64 else _is_identifier(name)
+
+
+def _is_identifier(name: str) -> bool:
     # Python normalises identifiers to NFKC while it parses: a name that would change does not survive.
     return name.isidentifier() and not keyword.iskeyword(name) and (name.isascii() or _nfkc(name) == name)
+
+
+_is_known_identifier = lru_cache(maxsize=2**14)(_is_identifier)  # a corpus has few names and asks for each many times
 
 
 def _is_dotted_identifier(name: str) -> bool:

@@ -22,6 +22,7 @@ from components.function_calls.work import spend
 _MAX_NESTING = 32
 _PARAMETER_KEYS = ("parameters", "inputSchema", "input_schema")  # OpenAI and most others, MCP, Anthropic
 _LISTED_KEYS = ("required_parameters", "optional_parameters")  # ToolBench: lists of {name, type, description, default}
+_ORDINARY = {"name", "description", "parameters"}
 _ALL_KEYS = (*_PARAMETER_KEYS, *_LISTED_KEYS)
 # Objects and lists beside a tool's name that are known to hold no parameters.
 _NO_PARAMETERS = {
@@ -60,6 +61,8 @@ class _SchemaFaultError(Exception):
 
 def _parameters(raw: Mapping[str, Any]) -> Schema:
     """What the tool says of its parameters, under whichever key."""
+    if raw.keys() <= _ORDINARY and isinstance(raw.get("parameters"), dict):
+        return raw["parameters"]
     found = [key for key in _ALL_KEYS if raw.get(key)]
     if not found:
         for key, value in raw.items():
@@ -204,6 +207,7 @@ _DROPPED = {
     "nullable",
 }  # fmt: skip
 _ANNOTATIONS = {"description", "title", "default", "format"}  # the most frequent; unknown keywords are copied as well
+_LEAF = {"type", *_ANNOTATIONS}
 _OF_NAMED = {"properties", "patternProperties", "dependentSchemas"}
 _OF_ONE = {
     "items", "additionalProperties", "not", "contains", "propertyNames", "if", "then", "else", "unevaluatedProperties",
@@ -248,15 +252,14 @@ def _schema(raw: Any, depth: int, root: Mapping[str, Any], resolving: frozenset[
         return {}
     if not isinstance(raw, dict):
         raise _SchemaFaultError(f"a schema is an object, this is {type(raw).__name__}")
+    kind = raw.get("type")
+    if type(kind) is str and kind in _KINDS and raw.keys() <= _LEAF and None not in raw.values():
+        return {"type": kind, **raw}  # what most properties are
     if depth > _MAX_NESTING:
         raise _SchemaFaultError(f"the schema nests deeper than {_MAX_NESTING}")
     schema: Schema = {}
-    if "type" in raw:
-        kind = raw["type"]
-        if type(kind) is str and kind in _KINDS:
-            schema["type"] = kind
-        else:
-            schema.update(_type(kind))
+    if kind is not None:
+        schema.update(_type(kind))
     required_here: list[str] = []
     together = False  # does any keyword change what another one says?
     for key, value in raw.items():
