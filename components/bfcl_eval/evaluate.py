@@ -29,7 +29,7 @@ from components.evaluations.schema import (
 )
 from components.files import sha256_of_json
 from components.function_calls.parse import parse_turn
-from components.function_calls.prompt import PROMPT_VERSION
+from components.function_calls.prompt import PROMPT_VERSION, ToolNames
 from components.settings import BfclEvalSettings
 from components.stages.outputs import Outputs
 
@@ -164,7 +164,7 @@ def grade_answer(question: Question, answer: generations.Generation) -> Outcome:
         category=question.category,
         right=graded.right,
         reason=graded.reason,
-        form=parse_turn(answer.turn).reason if asked else "not_asked",
+        form=parse_turn(answer.turn, ToolNames(question.tools)).reason if asked else "not_asked",
         finished=answer.finished,
         prompt_tokens=answer.input_token_count,
         completion_tokens=answer.output_token_count,

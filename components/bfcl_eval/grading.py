@@ -16,6 +16,7 @@ from typing import Any
 from components.bfcl_eval.decode import decode
 from components.bfcl_eval.questions import Question, evaluator
 from components.function_calls.parse import parse_calls
+from components.function_calls.prompt import ToolNames
 
 # A model name the official tool knows, with the plain decoder for prompting models and dots kept in function names.
 # It stands in paths and commands of the official tool and says nothing about the model evaluated.
@@ -36,7 +37,8 @@ def grade(question: Question, answer: str) -> Grade:
     if question.category.endswith("irrelevance"):
         return Grade(False, "called_though_irrelevant") if calls else Grade(True, "")
     if not calls:
-        return Grade(False, f"no_call:{parse_calls(answer)[1] or 'not_decoded'}")
+        _, why = parse_calls(answer, ToolNames(question.tools))
+        return Grade(False, f"no_call:{why or 'not_decoded'}")
     if question.category.endswith("relevance"):
         return Grade(True, "")
     checker, language = _checker()

@@ -79,6 +79,7 @@ def both(answer: str, gold: dict[str, Any] | None) -> tuple[str, str]:
         ("[f(days=3)] and more", {"days": 3}, "syntax", "no_call:syntax"),
         ("f(days=3)\nf(days=3)", {"days": 3}, "no_brackets", "no_call:no_brackets"),
         ('{"name": "f", "arguments": {"days": 3}}', {"days": 3}, "json_call", "no_call:json_call"),
+        ("Sure:\nf(days=3)", {"days": 3}, "call_in_text", "no_call:call_in_text"),
         ("No function fits.", {"days": 3}, "not_a_list", "no_call:not_a_list"),
         # the reward is stricter by rule: one form, literals only, nothing beside the calls
         ("f(days=3)", {"days": 3}, "no_brackets", ""),
