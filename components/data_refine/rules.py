@@ -15,9 +15,8 @@ from typing import Any, Literal, NamedTuple
 from pydantic_core import to_json
 
 from components.function_calls.arguments import check_arguments
-from components.function_calls.judge import judge
-from components.function_calls.parse import parse_turn
-from components.function_calls.prompt import ToolNames, render_turn
+from components.function_calls.judge import judge_gold
+from components.function_calls.prompt import ToolNames
 from components.function_calls.record import Record, record_to_json
 
 Outcome = Literal["hard", "rejected"]
@@ -65,23 +64,16 @@ def _check_calls(record: Record) -> Verdict | None:
 
 def _check_turn(record: Record) -> Verdict | None:
     """A turn that does not read back as it was written can never earn its reward."""
-    if record.answers and (fault := _fault_of_own_turn(record)):
+    if record.answers and (fault := judge_gold(record, ToolNames(record.tools))):
         return Verdict("rejected", "not_renderable", f"the gold calls do not read back from the model's turn ({fault})")
     return None
 
 
 def check_response(record: Record) -> Verdict | None:
     """Hard when no call is right, and yet the record's own response reads as one, or as the attempt of one."""
-    if not record.answers and record.response and (fault := _fault_of_own_turn(record)):
+    if not record.answers and record.response and (fault := judge_gold(record, ToolNames(record.tools))):
         return Verdict("hard", "response_is_a_call", f"no call is right, and the response reads as one ({fault})")
     return None
-
-
-def _fault_of_own_turn(record: Record) -> str:
-    """Why the record's own turn would earn nothing, "" where it would."""
-    names = ToolNames(record.tools)
-    turn = render_turn(record.cot, record.answers, record.response, names)
-    return judge(parse_turn(turn.text, names), record)
 
 
 class Keys(NamedTuple):

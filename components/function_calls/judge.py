@@ -1,12 +1,13 @@
 """Is a model's turn right for its record? The one rule of refinement, warm-up and rewards.
 
-What refinement lets through earns 1 when written as its gold says, because both ask here.
+A record whose own turn the reward would refuse is set aside by refinement, because both ask here.
 """
 
 from __future__ import annotations
 
 from components.function_calls.match import match
-from components.function_calls.parse import Turn
+from components.function_calls.parse import Turn, parse_turn
+from components.function_calls.prompt import ToolNames, render_turn
 from components.function_calls.record import Record
 
 
@@ -23,3 +24,9 @@ def judge(turn: Turn, record: Record) -> str:
     if turn.calls is None:
         return turn.reason
     return match(turn.calls, record.answers, record.tools).reason
+
+
+def judge_gold(record: Record, names: ToolNames) -> str:
+    """`judge` of the record's own turn as it is rendered for training: "" for every record fit to be trained on."""
+    turn = render_turn(record.cot, record.answers, record.response, names)
+    return judge(parse_turn(turn.text, names), record)

@@ -14,6 +14,7 @@ from itertools import islice
 from typing import Any
 
 from components.errors import InputError
+from components.function_calls.judge import judge_gold
 from components.function_calls.prompt import build_prompt, render_turn
 from components.function_calls.record import Record
 from components.language_models.chat_template import ConversationError
@@ -78,6 +79,9 @@ def _encode(
 ) -> Iterator[Example]:
     for record in records:
         prompt = build_prompt(record.messages, record.tools)
+        if fault := judge_gold(record, prompt.names):
+            left_out[f"a turn that its reward refuses ({fault})"] += 1
+            continue
         try:
             prompt_ids = encode_prompt(tokenizer, prompt)
         except ConversationError:

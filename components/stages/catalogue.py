@@ -88,6 +88,7 @@ STAGES = (
         content=("model/**/*",),
         renders_prompts=True,
         parallel=True,
+        version=2,
     ),
     Stage(
         name="bfcl_eval",
@@ -99,6 +100,7 @@ STAGES = (
         output="evaluation",
         content=("*/scores.json", "*/outcomes.jsonl"),
         renders_prompts=True,
+        version=2,
     ),
     Stage(
         name="model_registration",
@@ -121,6 +123,7 @@ ONE_EVALUATION = Stage(
     output="evaluation",
     content=("scores.json", "outcomes.jsonl"),
     renders_prompts=True,
+    version=2,
 )
 """The evaluation of one model, wherever it is: the pipeline `evaluate` and `callforge evaluate`."""
 

@@ -19,6 +19,7 @@ from components.data_refine import refine
 from components.data_refine.grounding import check_grounding
 from components.data_refine.overlap import bfcl_data_folder, bfcl_questions
 from components.errors import InputError
+from components.function_calls.parse import MAX_CALLS
 from components.function_calls.record import record_from_json
 from components.settings import DataRefineSettings, RunSettings
 from components.stages.catalogue import find_stage
@@ -123,6 +124,7 @@ BROKEN = {
     "boolean for an integer": (record(answers=answer(nights=True)), "wrong_type"),
     "value outside the enum": (record(answers=answer(view="lake")), "wrong_value"),
     "calls too deep for a turn": (deep_call(40), "not_renderable"),
+    "more calls than a turn may have": (record(answers=answer() * (MAX_CALLS + 1)), "not_renderable"),
     "calls too deep to be walked": (deep_call(900), "too_deep"),
     "calls too long for a turn": (
         record(messages=asked("ab " * 20_000), answers=answer(town="ab " * 20_000)),
@@ -472,7 +474,7 @@ COSTLY = {
     "many values in a long text": (
         record(
             messages=asked("q" * 700_000),
-            answers=[{"name": "book_room", "arguments": {"town": "q" * 5, "nights": n % 9}} for n in range(100)],
+            answers=[{"name": "book_room", "arguments": {"town": "q" * 5, "nights": n % 9}} for n in range(MAX_CALLS)],
         ),
         "ungrounded",
     ),

@@ -102,6 +102,13 @@ def test_real_templates_take_the_records_or_have_them_set_aside(tiny_model, name
     assert len(examples.training) + len(examples.held_out) == 40 - refused == 40 - examples.left_out.total()
 
 
+def test_a_turn_that_its_reward_refuses_is_left_out_and_counted(tokenizer, make_records):
+    spoiled = replace(make_records(5)[4], response='Sure:\nget_weather(city="Rome")', answers=())
+    tool = replace(spoiled.tools[0], name="get_weather")
+    examples = encode_examples([replace(spoiled, tools=(tool,)), *make_records(20)], tokenizer, _settings(steps=100))
+    assert examples.left_out == Counter({"a turn that its reward refuses (call_in_text)": 1})
+
+
 def test_too_few_records_are_refused_with_their_number(tokenizer, make_records):
     with pytest.raises(
         InputError, match=r"3 records to train on \(3 read, 0 held out\), and one step wants batch_size=4"
