@@ -7,8 +7,8 @@ of an address. Anything else that is raised is a defect of callforge itself.
 import re
 
 _ADDRESS = re.compile(
-    r"(?P<scheme>\b\w[\w+.-]*://)(?!(?<=\b(?:s3|hf)://)[\w.-]+/)\S*@"  # a key may hold an @, a hub id does
-    r"|^[^\s/:]+:(?!//)\S*@"
+    r"(?P<scheme>\b\w[\w+.-]*://)(?![\w.-]+/)\S*@"  # after a host and /, an @ is of the path
+    r"|^[^\s/:]+:(?!//)\S*@(?=\S*$)"  # an address without a scheme
 )
 
 

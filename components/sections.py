@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from components.errors import InputError
+from components.errors import InputError, without_login
 
 _SHOWN = Repr()  # of a value in an error: what a person can read
 _SHOWN.maxstring = _SHOWN.maxother = 200
@@ -50,6 +50,15 @@ class Section(BaseModel):
         """Settings are parameters of a pipeline, in which Kubeflow and Argo would replace such a text."""
         if any("{{" in text for text in (value if isinstance(value, tuple) else [value]) if isinstance(text, str)):
             raise ValueError("{{ begins a placeholder of Kubeflow's and cannot be part of a setting")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _holds_no_login(cls, value: Any) -> Any:
+        """Settings are stored, and shown on a run's page."""
+        texts = [text for text in (value if isinstance(value, tuple) else [value]) if isinstance(text, str)]
+        if any(without_login(text) != text for text in texts):
+            raise ValueError("an address without user and password is wanted: settings are stored and shown")
         return value
 
     def inputs(self) -> dict[str, str]:
@@ -126,7 +135,14 @@ def _problem(section: type[Section], name: str, item: Any) -> str:
         return f"{where or 'settings'}: {message[0].lower()}{message[1:]}"
     if item["type"] == "value_error" and isinstance(item["input"], dict):  # of a whole section: it names the setting
         return f"{where}.{message}"
-    return f"{where}: {message[0].lower()}{message[1:]}, not {_SHOWN.repr(item['input'])}"
+    return f"{where}: {message[0].lower()}{message[1:]}, not {_SHOWN.repr(_without_logins(item['input']))}"
+
+
+def _without_logins(value: Any) -> Any:
+    """Before it is shortened: a cut address cannot be told to hold a login."""
+    if isinstance(value, list):
+        return [_without_logins(item) for item in value]
+    return without_login(value) if isinstance(value, str) else value
 
 
 def _unknown(where: str, section: type[Section], name: str) -> str:

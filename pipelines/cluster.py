@@ -228,7 +228,7 @@ def _short(error: Exception) -> str:
     body = getattr(error, "body", None)
     if body:
         try:
-            return str(json.loads(body).get("error") or json.loads(body).get("message"))[:300]
+            return without_login(str(json.loads(body).get("error") or json.loads(body).get("message")))[:300]
         except (ValueError, AttributeError):
-            return str(body)[:300]
-    return " ".join(str(error).split())[:300] or type(error).__name__
+            return without_login(str(body))[:300]
+    return without_login(" ".join(str(error).split()))[:300] or type(error).__name__

@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, TypeAdapter
 
+from components.errors import without_login
+
 PROGRESS_FILE = "CALLFORGE_PROGRESS_FILE"
 STAGE = "CALLFORGE_STAGE"  # the stage at work; a variable, so that the processes that help it know it as well
 LONGEST_TEXT = 4_000  # characters
@@ -31,7 +33,8 @@ _JOINERS = "\u200c\u200d"  # format characters that Persian, Indic scripts and e
 
 
 def shortened(text: str) -> str:
-    """`text` without what is beyond LONGEST_TEXT characters."""
+    """`text` without the logins of addresses, and without what is beyond LONGEST_TEXT characters."""
+    text = without_login(text)
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ... ({len(text):,} characters)"
 
 
@@ -177,7 +180,9 @@ def warning_line(text: str, of_rank: int) -> str:
 
 def visible(text: str) -> str:
     """`text` with everything that would steer a terminal, or hide there, as an escape that can be read: control and
-    format characters, lone surrogates, line separators. Newlines stay."""
+    format characters, lone surrogates, line separators. Newlines stay. The login of an address does not."""
+    if "://" in text:
+        text = without_login(text)
     if text.isprintable():
         return text
     return "".join(char if char == "\n" or _harmless(char) else _escaped(char) for char in text)

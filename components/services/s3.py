@@ -170,7 +170,7 @@ def _silence(uri: str, error: BaseException, later: bool) -> CallforgeError:
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
 
-    where, reason = f"{uri} at {endpoint()}", " ".join(str(error).split())[:300]
+    where, reason = f"{uri} at {endpoint()}", without_login(" ".join(str(error).split()))[:300]
     refused = WorkError if later else InputError
     if isinstance(error, exceptions.NoCredentialsError | exceptions.PartialCredentialsError):
         return refused(f"{where}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")

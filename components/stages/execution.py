@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import CallforgeError, InputError, WorkError
+from components.errors import CallforgeError, InputError, WorkError, without_login
 from components.files import write_json
 from components.sections import Section
 from components.services.events import announce
@@ -227,7 +227,7 @@ def _withdraw(folder: Path) -> None:
 
 def _unexpected(stage: Stage, folder: Path, error: Exception) -> WorkError:
     """What no one foresaw, in one line."""
-    text = " ".join(str(error).split())[:LONGEST_REASON]
+    text = without_login(" ".join(str(error).split()))[:LONGEST_REASON]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return WorkError(f"{stage.name}: the disk of {folder} is full ({text}); make room and start it again")
     if isinstance(error, MemoryError):

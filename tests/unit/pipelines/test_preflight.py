@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import InputError
 from components.files import write_json
 from components.function_calls.record import record_to_json
 from components.preflight.checks import problems, run
@@ -231,13 +232,21 @@ def test_what_is_no_vllm_server_is_told():
             assert f"egpo_rl.rollout.sampler_urls: {url}: no vLLM server answers there" in found
 
 
-def test_a_setting_holds_no_password():
-    """Settings are shown on a run's page."""
-    given = settings(
-        egpo_rl__rollout__sampler="vllm_server", egpo_rl__rollout__sampler_urls=["http://user:private@vllm:8000"]
-    )
-    (found,) = problems(given, ("egpo_rl",), here=False)
-    assert "egpo_rl.rollout.sampler_urls: http://vllm:8000" in found and "without user and password" in found
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"egpo_rl.rollout.sampler_urls": ["http://user:private@vllm:8000"]},
+        {"data_refine.data": "https://user:private@data.example/records.jsonl"},
+        {"sft_warmup.base_model": f"https://user:private{'x' * 300}@models.example/m"},
+        {"run.artifact_root": "s3://user:private@bucket/runs"},
+        {"egpo_rl.steps": "http://user:private@x"},
+    ],
+)
+def test_a_setting_holds_no_password(given):
+    """Settings are stored, and shown on a run's page."""
+    with pytest.raises(InputError) as refused:
+        resolve_settings(given)
+    assert next(iter(given)).partition(".")[0] in str(refused.value) and "private" not in str(refused.value)
 
 
 def test_a_wrong_token_is_told_before_a_gpu_is_asked_for(server, monkeypatch):

@@ -79,6 +79,11 @@ def test_a_token_that_no_header_carries_is_refused_and_not_told(token: str) -> N
          "see http://host/docs"),
         ("http://host:5000", "http://host:5000"),
         ("user:pass@host:5000", "host:5000"),
+        ("s3://key:sec/ret@bucket/x is not", "s3://bucket/x is not"),
+        ("s3://bucket/a@b.jsonl", "s3://bucket/a@b.jsonl"),
+        ("https://media.example/@user/page", "https://media.example/@user/page"),
+        ("org/name@revision", "org/name@revision"),
+        ("step 3: mail a:b@c", "step 3: mail a:b@c"),
     ],
 )  # fmt: skip
 def test_addresses_are_told_without_their_login(text: str, said: str) -> None:
