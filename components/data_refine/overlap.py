@@ -23,6 +23,7 @@ SHORTEST_WINDOW = 5  # words
 SHORTEST_QUESTION = 3
 # Scripts without spaces count each character as a word.
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W_\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]+")
+_ASCII_WORD = re.compile(r"[a-z0-9]+")  # the same, faster
 
 
 def bfcl_data_folder() -> Path:
@@ -142,7 +143,7 @@ def _contains(words: Sequence[int | None], part: Sequence[int]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
+    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
 
 
 def _windows(numbers: Sequence[int | None], size: int) -> Iterable[int]:

@@ -89,6 +89,20 @@ def test_a_bad_record_among_good_ones_is_for_refinement(tmp_path):
     assert problems(settings(data_refine__data=str(path)), here=True) == []
 
 
+@pytest.mark.parametrize("uri", ["s3://bucket", "s3://bucket/", "s3://bucket/folder/"])
+def test_data_in_s3_is_one_object(uri: str) -> None:
+    (found,) = problems(settings(data_refine__data=uri), ["data_refine"], here=True)
+    assert found.startswith(f"data_refine.data: {uri}: ") and "s3://bucket/key" in found
+
+
+def test_a_file_that_unpacks_without_end_does_not_hold_preflight_up(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n" * 2**22))
+    given = settings(data_refine__data=str(path), data_refine__max_lines=1000)
+    (found,) = problems(given, ["data_refine"], here=True)
+    assert "more than 1,000 lines" in found
+
+
 @pytest.mark.parametrize(
     ("reference", "words"),
     [
