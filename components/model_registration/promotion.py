@@ -1,12 +1,14 @@
 """Moves the aliases of a registered model: candidate -> challenger -> champion, and back.
 
-The registry has no compare-and-set, so the champion is read again right before it is replaced. Every promoted version
-remembers whom it replaced, so rolling back works as often as there were champions. Weights are not touched.
+Every change is made by itself and whole (change.py), so the champion that the gate compared with is the one that is
+replaced. The champions of a model are a list, a tag of the registered model, so that rolling back works as often as
+there were champions. Weights are not touched.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,78 +16,126 @@ from dataclasses import asdict
 from typing import Any
 
 from components.errors import InputError, WorkError
+from components.model_registration.change import Write, sole_change
 from components.model_registration.evidence import decide
 from components.model_registration.gate import Decision
 from components.services.mlflow_server import first_line, mlflow_client, server_name, tracking_uri
 
 CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS = "candidate", "challenger", "champion", "previous_champion"
-REPLACED_TAG, GATE_TAG, REASONS_TAG = "callforge.replaced", "callforge.gate", "callforge.gate_reasons"
+CHAMPIONS_TAG = "callforge.champions"  # of the registered model: version numbers, the present champion last
+GATE_TAG, REASONS_TAG, AGAINST_TAG = "callforge.gate", "callforge.gate_reasons", "callforge.gate_champion"
+ROLLED_BACK_TAG = "callforge.rolled_back"
+LONGEST_HISTORY = 100
 
 
 def promote(model: str, version: str, alias: str, force: bool = False) -> list[str]:
     """Give `alias`, challenger or champion, to a version when the gate lets it; returns what was done, line by line.
 
+    A promotion that was killed is finished by the next one, or by `roll_back`.
+
     Raises:
         InputError: another alias, no such model or version, or the gate refuses (and not `force`).
-        WorkError: the registry failed, or the champion changed meanwhile.
+        WorkError: the registry failed, another change is under way, or somebody else moved the champion meanwhile.
     """
     if alias not in (CHALLENGER, CHAMPION):
         raise InputError(f"alias: {CHALLENGER} or {CHAMPION} is wanted, not {alias!r}")
     client = _client()
-    with _faults(model):
+    with _faults(model), sole_change(client, model, f"promoting version {version} to {alias}") as change:
         version = _version_number(client, model, version)
         tags = _tags(client, model, version)
         champion = holder(client, model, CHAMPION)
+        lines = [f"finished what had been interrupted: {what}" for what in change.finished]
+        passed = [_no_alias(name) for name in (CANDIDATE, CHALLENGER) if holder(client, model, name) == version]
         if champion == version:
-            return [f"{model} version {version} is the champion already"]
+            if passed:
+                change.carry_out(passed)
+            return [*lines, f"{model} version {version} is the champion already"]
         decision = decide(tags, _tags(client, model, champion) if champion else None)
-        _record(client, model, version, decision, force)
+        _record(client, model, version, decision, force, champion)
         if not decision.passed and not force:
             raise InputError(
                 f"{model} version {version} may not be {alias}: {'; '.join(decision.reasons('failed', 'undecided'))}. "
                 "`callforge promote --force` overrides the gate"
             )
         if holder(client, model, CHAMPION) != champion:
-            raise WorkError(f"{model}: the champion changed while the gate was asked; promote again")
-        lines = [f"gate: {rule.verdict}: {rule.reason}" for rule in decision.rules]
+            raise WorkError(f"{model}: somebody moved the champion while the gate was asked; promote again")
+        lines += [f"gate: {rule.verdict}: {rule.reason}" for rule in decision.rules]
         if alias == CHAMPION:
-            if champion:
-                client.set_model_version_tag(model, version, REPLACED_TAG, champion)
-                client.set_registered_model_alias(model, PREVIOUS, champion)
-                lines.append(f"{model} version {champion} is {PREVIOUS}")
-            client.set_registered_model_alias(model, CHAMPION, version)
-            for left in (CANDIDATE, CHALLENGER):
-                if holder(client, model, left) == version:
-                    client.delete_registered_model_alias(model, left)
+            history = _champions(client, model, champion)
+            writes = [_alias(PREVIOUS, champion)] if champion else []
+            writes += [_alias(CHAMPION, version), *passed, _history([*history, version])]
+            lines += [f"{model} version {champion} is {PREVIOUS}"] if champion else []
         else:
-            client.set_registered_model_alias(model, CHALLENGER, version)
-            if holder(client, model, CANDIDATE) == version:
-                client.delete_registered_model_alias(model, CANDIDATE)
+            writes = [_alias(CHALLENGER, version), *(write for write in passed if write.name == CANDIDATE)]
+        change.carry_out(writes)
+        if holder(client, model, alias) != version:
+            raise WorkError(f"{model}: somebody moved {alias} meanwhile; look at the registry")
         return [*lines, f"{model} version {version} is {alias}"]
 
 
 def roll_back(model: str) -> list[str]:
     """Make the previous champion the champion again; returns what was done.
 
+    Where a change had been interrupted, only that one is finished: called again after a kill, it goes back once.
+
     Raises:
         InputError: there is no such model, or no previous champion.
-        WorkError: the registry failed.
+        WorkError: the registry failed, or another change is under way.
     """
     client = _client()
-    with _faults(model):
-        champion, previous = holder(client, model, CHAMPION), holder(client, model, PREVIOUS)
-        if previous is None:
+    with _faults(model), sole_change(client, model, "rolling back") as change:
+        champion = holder(client, model, CHAMPION)
+        if change.finished:
+            done = ", ".join(change.finished)
+            return [f"finished what had been interrupted: {done}", f"{model} version {champion} is {CHAMPION}"]
+        history = _champions(client, model, champion)
+        earlier = [version for version in (history[:-1] if champion else history) if _exists(client, model, version)]
+        if not earlier:
             raise InputError(f"{model}: there is no {PREVIOUS} to go back to")
-        client.set_registered_model_alias(model, CHAMPION, previous)
-        before = _tags(client, model, previous).get(REPLACED_TAG)
-        if before:
-            client.set_registered_model_alias(model, PREVIOUS, before)
-        else:
-            client.delete_registered_model_alias(model, PREVIOUS)
+        *before, target = earlier
+        writes = [_alias(CHAMPION, target), _alias(PREVIOUS, before[-1] if before else None), _history(earlier)]
         if champion:
-            client.set_model_version_tag(model, champion, "callforge.rolled_back", time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            writes.append(Write(kind="version_tag", name=ROLLED_BACK_TAG, version=champion, value=now))
+        change.carry_out(writes)
         gone = f", version {champion} is not any more" if champion else ""
-        return [f"{model} version {previous} is {CHAMPION} again{gone}"]
+        return [f"{model} version {target} is {CHAMPION} again{gone}"]
+
+
+def _alias(name: str, version: str | None) -> Write:
+    return Write(kind="alias", name=name, version=version)
+
+
+def _no_alias(name: str) -> Write:
+    return Write(kind="alias", name=name)
+
+
+def _history(champions: list[str]) -> Write:
+    return Write(kind="model_tag", name=CHAMPIONS_TAG, value=json.dumps(champions[-LONGEST_HISTORY:]))
+
+
+def _champions(client: Any, model: str, champion: str | None) -> list[str]:
+    """The champions so far, the present one last; one that somebody set in MLflow is among them from now on."""
+    try:
+        found = json.loads(client.get_registered_model(model).tags.get(CHAMPIONS_TAG, "[]"))
+        history = [str(int(version)) for version in found]
+    except (ValueError, TypeError, RecursionError):
+        history = []
+    if not history and (previous := holder(client, model, PREVIOUS)):
+        history = [previous]
+    return history if champion is None or history[-1:] == [champion] else [*history, champion]
+
+
+def _exists(client: Any, model: str, version: str) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_model_version(model, version)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+    return True
 
 
 def holder(client: Any, model: str, alias: str) -> str | None:
@@ -108,9 +158,9 @@ def _client() -> Any:
 
 
 def _version_number(client: Any, model: str, version: str) -> str:
-    """`version` is a number, or an alias such as candidate."""
-    if version.isdigit():
-        return version
+    """`version` is a number ("02" is 2), or an alias such as candidate."""
+    if re.fullmatch(r"[0-9]{1,18}", version):
+        return str(int(version))
     found = holder(client, model, version)
     if found is None:
         raise InputError(f"{model}: no version has the alias {version}; give a version's number or one of its aliases")
@@ -121,10 +171,11 @@ def _tags(client: Any, model: str, version: str) -> Mapping[str, str]:
     return dict(client.get_model_version(model, version).tags)
 
 
-def _record(client: Any, model: str, version: str, decision: Decision, force: bool) -> None:
-    """The decision stays with the version."""
+def _record(client: Any, model: str, version: str, decision: Decision, force: bool, champion: str | None) -> None:
+    """The decision stays with the version, and so does the champion that it was compared with."""
     verdict = "passed" if decision.passed else "forced" if force else "failed"
     client.set_model_version_tag(model, version, GATE_TAG, verdict)
+    client.set_model_version_tag(model, version, AGAINST_TAG, champion or "none: its base")
     reasons = json.dumps([asdict(rule) for rule in decision.rules])
     client.set_model_version_tag(model, version, REASONS_TAG, reasons)
 

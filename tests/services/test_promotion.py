@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 
-from components.errors import InputError
+from components.errors import InputError, WorkError
 from components.evaluations.schema import write_evaluation
+from components.model_registration import change, promotion
 from components.model_registration.evidence import publish_evaluation
+from components.model_registration.gate import Decision, Rule
 from components.model_registration.promotion import holder, promote, roll_back
 from components.services.mlflow_server import mlflow_client
 from tests.evaluation_support import evaluation
@@ -53,6 +56,12 @@ def registry(services, root, tmp_path):
             return dict(self.client.get_model_version(self.name, version).tags)
 
     return Registry()
+
+
+@pytest.fixture
+def open_gate(monkeypatch):
+    """Every version passes: what is tried is how aliases move."""
+    monkeypatch.setattr(promotion, "decide", lambda *_: Decision((Rule("met", "open"),)))
 
 
 def test_the_way_to_champion_and_back(registry):
@@ -153,3 +162,135 @@ def test_an_alias_that_promotion_does_not_give_is_named(registry):
     with pytest.raises(InputError, match="challenger or champion is wanted, not 'candidat'"):
         promote(registry.name, version, "candidat")
     assert registry.alias("challenger") is None and registry.alias("candidate") == version
+
+
+def test_rolling_back_walks_the_list_of_champions(registry, open_gate):
+    """After 1, 2, 3 and 2 again, it does not go to and fro between the last two."""
+    one, two, three = registry(None), registry(None), registry(None)
+    for version in (one, two, three, two):
+        promote(registry.name, version, "champion")
+    ends = []
+    for _ in range(3):
+        roll_back(registry.name)
+        ends.append(registry.alias("champion"))
+    assert ends == [three, two, one]
+
+
+def test_a_champion_set_in_mlflow_itself_is_on_the_way_back(registry, open_gate):
+    one, two, three = registry(None), registry(None), registry(None)
+    promote(registry.name, one, "champion")
+    registry.client.set_registered_model_alias(registry.name, "champion", two)
+    promote(registry.name, three, "champion")
+    assert registry.tags(three)["callforge.gate_champion"] == two
+    roll_back(registry.name)
+    assert (registry.alias("champion"), registry.alias("previous_champion")) == (two, one)
+
+
+def test_a_version_is_a_number(registry, open_gate):
+    registry(None)
+    second = registry(None)
+    promote(registry.name, second, "champion")
+    assert promote(registry.name, f"0{second}", "champion") == [
+        f"{registry.name} version {second} is the champion already"
+    ]
+    assert registry.alias("previous_champion") is None
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def killed_at(monkeypatch, number: int) -> None:
+    """Let the process die before its write `number` (of aliases and tags), from 0."""
+    from mlflow import MlflowClient
+
+    left = [number]
+    for name in (
+        "set_registered_model_alias", "delete_registered_model_alias", "set_model_version_tag",
+        "set_registered_model_tag", "delete_registered_model_tag",
+    ):  # fmt: skip
+        real = getattr(MlflowClient, name)
+
+        def write(*arguments, real=real, **named):
+            if left[0] <= 0:
+                raise Killed
+            left[0] -= 1
+            return real(*arguments, **named)
+
+        monkeypatch.setattr(MlflowClient, name, write)
+
+
+def state(registry):
+    aliases = {name: registry.alias(name) for name in ("candidate", "challenger", "champion", "previous_champion")}
+    tags = registry.client.get_registered_model(registry.name).tags
+    return aliases, json.loads(tags["callforge.champions"]), [name for name in tags if "change" in name]
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_a_promotion_that_was_killed_is_finished_by_the_next_call(registry, open_gate, monkeypatch, number):
+    first, second = registry(None), registry(None)
+    promote(registry.name, first, "champion")
+    with monkeypatch.context() as patch:
+        killed_at(patch, number)
+        with pytest.raises(Killed):
+            promote(registry.name, second, "champion")
+    assert promote(registry.name, second, "champion")
+    aliases, champions, plans = state(registry)
+    assert aliases == {"candidate": None, "challenger": None, "champion": second, "previous_champion": first}
+    assert champions == [first, second] and plans == []
+
+
+@pytest.mark.parametrize("number", range(2, 7))
+def test_a_rollback_that_was_killed_goes_back_once(registry, open_gate, monkeypatch, number):
+    one, two, three = registry(None), registry(None), registry(None)
+    for version in (one, two, three):
+        promote(registry.name, version, "champion")
+    with monkeypatch.context() as patch:
+        killed_at(patch, number)
+        with pytest.raises(Killed):
+            roll_back(registry.name)
+    roll_back(registry.name)
+    aliases, champions, plans = state(registry)
+    assert (aliases["champion"], aliases["previous_champion"]) == (two, one)
+    assert champions == [one, two] and plans == []
+
+
+def test_of_two_promotions_at_once_the_better_version_ends_as_champion(registry):
+    """Whoever comes second is compared with whoever came first."""
+    first, worse, better = registry(0.2), registry(0.4), registry(0.7)
+    promote(registry.name, first, "champion")
+    ends = []
+
+    def run(version):
+        try:
+            ends.append(promote(registry.name, version, "champion"))
+        except InputError as error:
+            ends.append(str(error))
+
+    threads = [threading.Thread(target=run, args=(version,)) for version in (worse, better)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 2 and registry.alias("champion") == better
+    _, champions, plans = state(registry)
+    assert champions in ([first, worse, better], [first, better]) and plans == []
+    assert registry.tags(better)["callforge.gate_champion"] == champions[-2]
+
+
+def test_another_change_under_way_is_waited_for_and_then_named(registry, open_gate, monkeypatch):
+    version = registry(None)
+    monkeypatch.setattr(change, "PATIENCE_SECONDS", 0.0)
+    seven = "promoting version 7 to champion"
+    with change.sole_change(registry.client, registry.name, seven), pytest.raises(WorkError, match=f"{seven} is under"):
+        promote(registry.name, version, "champion")
+    promote(registry.name, version, "champion")
+
+
+@pytest.mark.parametrize("value", ["", "[" * 3000, '{"what": 1}', "no json"])
+def test_junk_among_the_announced_changes_stops_nobody(registry, open_gate, value):
+    version = registry(None)
+    registry.client.set_registered_model_tag(registry.name, "callforge.change.junk", value)
+    registry.client.set_registered_model_tag(registry.name, "callforge.champions", value)
+    promote(registry.name, version, "champion")
+    assert state(registry)[1:] == ([version], [])
