@@ -53,11 +53,13 @@ def find_subject(folder: Path | str, name: str) -> Subject:
         InputError: there is no model, or an adapter was made for other base weights.
     """
     found = resolve_model(folder)
+    # A place on a disk is no part of a result: the same weights elsewhere have equal scores.
+    called = f"{found.card.stage} on {found.card.base_model.reference}" if found.card else found.reference
     if found.base is None:
-        model = EvaluatedModel(name=name, reference=found.reference, weights_sha256=found.sha256)
+        model = EvaluatedModel(name=name, reference=called, weights_sha256=found.sha256)
         return Subject(model, found, (found.sha256,))
     model = EvaluatedModel(
-        name=name, reference=found.reference, weights_sha256=found.sha256, base_weights_sha256=found.base.sha256
+        name=name, reference=called, weights_sha256=found.sha256, base_weights_sha256=found.base.sha256
     )
     # The adapter of a warm-up of no step leaves the base as it is: what that answered need not be asked again.
     identity = (found.base.sha256,) if adapter_is_zero(found.path) else (found.base.sha256, found.sha256)

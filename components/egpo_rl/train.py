@@ -39,6 +39,7 @@ from components.language_models.model_directory import (
     save_adapter,
     save_model,
 )
+from components.sections import deciding_settings
 from components.services.events import say, warn
 from components.settings import EgpoRlSettings
 from components.stages.folder import input_digest
@@ -129,7 +130,7 @@ def _run(
                 base_model=card.base_model,
                 prompt_version=PROMPT_VERSION,
                 parents={"records": sha256_of_file(inputs["records"] / QUALIFIED), "model": digests["model"]},
-                config=config.model_dump(mode="json"),
+                config=deciding_settings(config),
             )
             if config.trained_weights == "adapter":
                 save_adapter(sampled.model, outputs.folder / "model", made)

@@ -27,6 +27,7 @@ from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import resolve_base_model
 from components.language_models.model_card import BaseModelReference, ModelCard
 from components.language_models.model_directory import load_base, save_adapter
+from components.sections import deciding_settings
 from components.services.events import say, warn
 from components.services.progress import Track, track
 from components.services.report import Lines, Section, Table, Text, write_report
@@ -72,7 +73,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
         base_model=BaseModelReference(reference=base.reference, sha256=base.sha256),
         prompt_version=PROMPT_VERSION,
         parents={"records": sha256_of_file(path)},
-        config=config.model_dump(mode="json"),
+        config=deciding_settings(config),
     )
     save_adapter(model, outputs.folder / "model", card)
     metrics = {

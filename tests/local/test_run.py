@@ -118,6 +118,11 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tiny_run, workplace, e
             calm, stage, "model/adapter_model.safetensors"
         ), stage
     assert _sha(folder, "data_refine", "qualified.jsonl.gz") == _sha(calm, "data_refine", "qualified.jsonl.gz")
+    # Another run, killed five times: equal content in every stage, and a registration that differs only in what must.
+    for stage in NAMES[1:-1]:
+        manifests = [verified_manifest(place / stage) for place in (folder, calm)]
+        assert manifests[0].content == manifests[1].content, stage
+    assert _registration(folder) == _registration(calm)
     for stage, names in (("sft_warmup", ("loss",)), ("egpo_rl", ("reward", "length", "entropy_answer"))):
         assert _curves(folder / stage, names) == _curves(calm / stage, names), stage
 
@@ -138,6 +143,16 @@ def test_a_run_at_work_keeps_others_out_and_ends_on_ctrl_c(tiny_run, workplace, 
     assert process.returncode == 130
     assert "callforge run --run-id busy" in text and "Traceback" not in text
     _wait_for_steps_to_die(folder)
+
+
+def _registration(folder: Path) -> dict[str, object]:
+    """registration.json without the run's own id, version and pages."""
+    text = (folder / "model_registration/registration.json").read_text().replace(f"/runs/{folder.name}/", "/runs/RUN/")
+    registration = json.loads(text)
+    tags = {name: value for name, value in registration["tags"].items() if name != "callforge.run_id"}
+    return {name: value for name, value in registration.items() if "page" not in name and name != "version"} | {
+        "tags": tags
+    }
 
 
 def _run_until(arguments: list[str], workplace: Path, environment: dict[str, str], reached: Callable[[], bool]) -> None:

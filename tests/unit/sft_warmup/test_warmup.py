@@ -19,6 +19,7 @@ from components.language_models.adapters import adapter_digest, attach_adapter
 from components.language_models.base_models import resolve_model, weights_digest
 from components.language_models.model_card import read_card
 from components.language_models.model_directory import load_model
+from components.sections import deciding_settings
 from components.settings import AdapterSettings, CheckpointSettings, RunSettings, SftWarmupSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
@@ -81,7 +82,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_as_a_cosine(finished):
 
 def test_the_model_directory_says_where_it_comes_from(finished, settings, records, tiny_model):
     card = read_card(finished[0] / "model")
-    assert card.stage == "sft_warmup" and card.config == settings.model_dump(mode="json")
+    assert card.stage == "sft_warmup" and card.config == deciding_settings(settings)
     assert card.base_model.reference == str(tiny_model) and card.base_model.sha256 == weights_digest(tiny_model)
     loaded = load_model(resolve_model(finished[0] / "model"), device="cpu")
     digests = {"records": sha256_of_file(records / "qualified.jsonl.gz"), "adapter": adapter_digest(loaded.model)}
