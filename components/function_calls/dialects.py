@@ -93,6 +93,9 @@ _END_OF_LINE = re.compile(
 _GOES_ON_AS_LIST = re.compile(r"\s{0,80}[\],]")
 
 
+CALL_MARKUP, JSON_CALL, CALL_IN_TEXT = "call_markup", "json_call", "call_in_text"
+
+
 def foreign_form(text: str, names: ToolNames | None) -> str:
     """The kind of call that `text` reads as, "" for plain text; never raises.
 
@@ -101,19 +104,19 @@ def foreign_form(text: str, names: ToolNames | None) -> str:
         names: the tools offered; without them only what is a call whatever it names is found.
 
     Returns:
-        "call_markup" (tags and tokens), "json_call" (an object that names a tool), "call_in_text" (a call as code).
+        CALL_MARKUP (tags and tokens), JSON_CALL (an object that names a tool) or CALL_IN_TEXT (a call as code).
     """
     if not _SIGNS.search(text):
         return ""
     if _MARKUP.search(text):
-        return "call_markup"
+        return CALL_MARKUP
     if _is_json_call(text, names):
-        return "json_call"
+        return JSON_CALL
     if names is None:
         return ""
     if _names_a_tool(_TAG, text, names) or _names_a_tool(_NAME_IN_TAG, text, names):
-        return "call_markup"
-    return "call_in_text" if _names_a_tool(_ACTION, text, names) or _has_call(text, names) else ""
+        return CALL_MARKUP
+    return CALL_IN_TEXT if _names_a_tool(_ACTION, text, names) or _has_call(text, names) else ""
 
 
 def _names_a_tool(pattern: re.Pattern[str], text: str, names: ToolNames) -> bool:

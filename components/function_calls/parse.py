@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Any, Literal
 
-from components.function_calls.dialects import foreign_form
+from components.function_calls.dialects import CALL_IN_TEXT, foreign_form
 from components.function_calls.prompt import THINK_CLOSE, THINK_OPEN, ToolNames, is_identifier
 from components.function_calls.record import Call
 from components.function_calls.scan import fault_of_tokens, without_comments
@@ -100,11 +100,22 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
         calls, fault = _parse_list(text, names)
         if calls is not None or fault not in _NOT_PYTHON or _OPENS_AS_LIST.match(text):
             return calls, fault
-    form = "no_brackets" if _are_only_calls(text) else foreign_form(text, names)
+    form = _other_form(text, names)
     return None, (fault or form) if form else "not_a_list"
 
 
+def _other_form(text: str, names: ToolNames | None) -> str:
+    """How a text that is no list reads as calls all the same, "" for plain text."""
+    if _are_only_calls(text):
+        return "no_brackets"
+    if form := foreign_form(text, names):
+        return form
+    found = _LIST_AFTER_PROSE.search(text)
+    return CALL_IN_TEXT if found and _holds_only_calls(text[found.start(1) :], "eval") else ""
+
+
 _NOT_PYTHON = ("too_long", "too_deep", "comment", "syntax")
+_LIST_AFTER_PROSE = re.compile(r"[\n:.!?]\s{0,80}(\[\s{0,80}[\w.]{1,200}\()")  # our own form, whatever it names
 # Of texts that Python cannot read: "[Note] No function fits." is prose, "[f(a=1" the attempt of a list.
 _OPENS_AS_LIST = re.compile(r"""\[\s*(?:[\w.]+\(|["'{(\[])""")
 

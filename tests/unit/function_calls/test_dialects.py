@@ -99,6 +99,9 @@ CALLS = [
     f"{CALL}]",
     # whatever it names: calls and nothing else
     "book_train(number=1)",
+    "Sure: [book_train(number=1)]",
+    "None of them.\n\n[book_train(number=1), pay()]",
+    "[Note] None of them.\n[book_train(number=1)]",
     "book_train(1)",
     "book_train()",
     "book()()",
@@ -217,6 +220,8 @@ TEXTS = [
     "[1] says otherwise (see #5), so no tool fits.",
     "[Sorry] I cannot (yet) do that; see issue #12.",
     "(None of the tools fits.)",
+    "The values: [1, 2]",
+    "In Python: [f(x) for x in y]",
     # code that has nothing to do with the tools
     "```python\nprint('hello')\n```",
     "You can do it in Python:\n```python\ntotal = sum(x for x in range(10))\nprint(total)\n```",

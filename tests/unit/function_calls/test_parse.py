@@ -131,7 +131,7 @@ def test_the_frame_of_a_turn(text: str, reason: str, format_ok: bool) -> None:
         ("```\n[f(a=1)]\n```", "no_brackets"),
         ("`f(1)`", "no_brackets"),
         ("f(a=1)]", "no_brackets"),
-        ("Sure: [f(a=1)]", "not_a_list"),
+        ("Sure: [f(a=1)]", "call_in_text"),
         ("f", "not_a_list"),
         ("```", "not_a_list"),
         ("No function fits (sorry).", "not_a_list"),
