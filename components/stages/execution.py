@@ -89,9 +89,12 @@ def execute_stage(
             earlier = _earlier_config(folder, stage.name)  # others' folders get no error.json either
             try:
                 return _lead(stage, config, inputs, folder, earlier, run, replace, processes)
-            except Exception as error:
-                failure = error if isinstance(error, CallforgeError) else _unexpected(stage, folder, error)
+            except CallforgeError as error:
                 _withdraw(folder)
+                _leave_reason(folder, stage.name, error)
+                raise
+            except Exception as error:
+                failure = _unexpected(stage, folder, error)
                 _leave_reason(folder, stage.name, failure)
                 raise failure from error
 
@@ -225,14 +228,17 @@ def _withdraw(folder: Path) -> None:
             (folder / METRICS).unlink(missing_ok=True)
 
 
-def _unexpected(stage: Stage, folder: Path, error: Exception) -> WorkError:
-    """What no one foresaw, in one line."""
+class UnexpectedError(WorkError):
+    """What no one foresaw, in one line; its cause has the traceback."""
+
+
+def _unexpected(stage: Stage, folder: Path, error: Exception) -> UnexpectedError:
     text = without_login(" ".join(str(error).split()))[:LONGEST_REASON]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WorkError(f"{stage.name}: the disk of {folder} is full ({text}); make room and start it again")
+        return UnexpectedError(f"{stage.name}: the disk of {folder} is full ({text}); make room and start it again")
     if isinstance(error, MemoryError):
-        return WorkError(f"{stage.name}: out of memory ({text}); use a larger machine, or smaller batches")
-    return WorkError(f"{stage.name}: {type(error).__name__}: {text}")
+        return UnexpectedError(f"{stage.name}: out of memory ({text}); use a larger machine, or smaller batches")
+    return UnexpectedError(f"{stage.name}: {type(error).__name__}: {text}")
 
 
 def _leave_reason(folder: Path, stage: str, failure: CallforgeError) -> None:

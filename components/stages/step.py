@@ -13,7 +13,7 @@ from components.sections import read_section
 from components.services.events import announce, library_warnings, trace
 from components.settings import RunSettings, Settings
 from components.stages.catalogue import Stage
-from components.stages.execution import execute_stage, remove_checkpoints
+from components.stages.execution import UnexpectedError, execute_stage, remove_checkpoints
 from components.stages.local_run import join_run, run_folder
 
 
@@ -53,7 +53,7 @@ def run_step(
                 replace=True,
             )
     except CallforgeError as error:
-        if error.__cause__ is not None:
+        if isinstance(error, UnexpectedError) and error.__cause__ is not None:
             trace(error.__cause__)
         announce(stage.name, "failed", str(error))
         raise SystemExit(error.exit_code) from None
