@@ -76,7 +76,7 @@ doctor: install ## is everything this machine needs there
 bench: install ## a benchmark (NAME=egpo_step); each prints a table
 	$(BIN)/python -m benchmarks.$(NAME)
 
-images: ## build the container images with Docker (REGISTRY=..., default ghcr.io/callforge)
+images: ## build the container images with Docker, tagged with the commit (REGISTRY=..., default ghcr.io/callforge)
 	images/build.sh $(REGISTRY)
 
 clean: ## remove .venv and caches; runs in .callforge stay

@@ -171,10 +171,19 @@ def register(
 @app.command("compile")
 def compile_command(
     check: Annotated[bool, typer.Option("--check", help="Verify only; exit 1 when a file is stale.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Write only the pipelines, into this folder, e.g. to upload them by hand.")
+    ] = None,
 ) -> None:
     """Write pipelines/compiled/*.yaml and docs/settings.md, or verify them."""
-    from pipelines.compiled_files import stale_files, write_files
+    from pipelines.compiled_files import stale_files, write_files, write_pipelines
 
+    if out is not None:
+        if check:
+            raise InputError("--check verifies the files of the repository; call it without --out")
+        for path in write_pipelines(expand_home(str(out))):
+            console.print(f"wrote {path}")
+        return
     if not check:
         for path in write_files():
             console.print(f"wrote {path}")
@@ -188,7 +197,7 @@ def compile_command(
 
 @app.command()
 def upload(endpoint: Endpoint, namespace: Namespace = None) -> None:
-    """Upload a new version of every compiled pipeline to Kubeflow."""
+    """Compile every pipeline and upload it to Kubeflow as a new version."""
     from pipelines.cluster import upload_pipelines
 
     for name, version in upload_pipelines(endpoint, namespace):

@@ -1,4 +1,4 @@
-"""The cluster side of the command line: upload the compiled pipelines, start a run, follow it.
+"""The cluster side of the command line: compile and upload the pipelines, start a run, follow it.
 
 Talks to the Kubeflow Pipelines API alone (kfp.Client): no kubectl, no rights beyond those of the API. Credentials are
 those of kfp.Client: a kubeconfig, a service account in the cluster, or KFP_TOKEN. Tested against a small fake of the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +21,7 @@ from components.errors import CallforgeError, InputError, WorkError, without_log
 from components.preflight.checks import PARAMETERS
 from components.services.web import NoAnswerError, ask
 from components.settings import AUTO, read_layer, resolve_settings
-from pipelines.compiled_files import COMPILED, compiled_path
+from pipelines.compiled_files import compiled_name, write_pipelines
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
 
 TOKEN = "KFP_TOKEN"  # noqa: S105  # the name of a variable
@@ -30,14 +31,14 @@ ENDED = {"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"}
 
 
 def upload_pipelines(endpoint: str, namespace: str | None = None) -> Iterator[tuple[str, str]]:
-    """Upload a version of every compiled pipeline, named by the time; yields names of pipeline and version.
+    """Upload a version of every pipeline, named by the time; yields names of pipeline and version.
 
     Raises:
-        InputError: nobody answers at `endpoint`, or it refuses.
+        InputError: nobody answers at `endpoint`, it refuses, or the images have no valid names.
     """
     version = time.strftime("%Y%m%d-%H%M%S")
-    with _client(endpoint) as client:
-        for path in sorted(COMPILED.glob("*.yaml")):
+    with tempfile.TemporaryDirectory() as folder, _client(endpoint) as client:
+        for path in sorted(write_pipelines(Path(folder))):
             name = f"callforge-{path.stem}"
             pipeline_id = _pipeline_id(client, name, namespace)
             if pipeline_id is None:
@@ -66,7 +67,7 @@ def submit_run(
     tell: Callable[[str], None],
     service_account: str | None = None,
 ) -> str:
-    """Start the compiled training pipeline of `profile`; returns the id of the Kubeflow run.
+    """Compile the training pipeline of `profile` and start it; returns the id of the Kubeflow run.
 
     Args:
         parameters: run parameters by name, as the Kubeflow form shows them.
@@ -76,26 +77,32 @@ def submit_run(
     Raises:
         InputError: an unknown profile, parameter or setting, or an endpoint that refuses.
     """
-    package = _package(profile)
+    with tempfile.TemporaryDirectory() as folder:
+        package = _package(profile, Path(folder))
+        arguments = _arguments(package, profile, parameters, settings)
+        name = run_name or f"callforge-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
+        with _client(endpoint) as client:
+            run = client.create_run_from_pipeline_package(
+                str(package), arguments=arguments, run_name=name, experiment_name="callforge", namespace=namespace,
+                service_account=service_account,
+            )  # fmt: skip
+    tell(f"started {name}: {endpoint.rstrip('/')}/#/runs/details/{run.run_id}")
+    return str(run.run_id)
+
+
+def _arguments(package: Path, profile: str, parameters: dict[str, str], settings: dict[str, Any]) -> dict[str, str]:
+    """The run's arguments, checked: what preflight would find on the cluster is found before a pod is asked for."""
     known = _parameter_names(package)
     for name in parameters:
         if name not in known:
             raise InputError(f"--parameter {name}: the pipeline has no such parameter; known are {', '.join(known)}")
-    # What preflight would find on the cluster, found before a pod is asked for.
     arguments = {name: value for name, value in parameters.items() if value != AUTO}
     named = {PARAMETERS[name]: value for name, value in arguments.items() if name in PARAMETERS}
     given = read_layer(parameters.get("settings", "{}"), "--parameter settings")
     resolve_settings(find_profile(profile).settings, named, given, settings)
     if settings:
         arguments["settings"] = json.dumps(given | settings, sort_keys=True)
-    name = run_name or f"callforge-{profile}-{time.strftime('%Y%m%d-%H%M%S')}"
-    with _client(endpoint) as client:
-        run = client.create_run_from_pipeline_package(
-            str(package), arguments=arguments, run_name=name, experiment_name="callforge", namespace=namespace,
-            service_account=service_account,
-        )  # fmt: skip
-        tell(f"started {name}: {endpoint.rstrip('/')}/#/runs/details/{run.run_id}")
-        return str(run.run_id)
+    return arguments
 
 
 def follow_run(endpoint: str, run_id: str, tell: Callable[[str], None]) -> None:
@@ -161,13 +168,14 @@ def _for_good(endpoint: str, run_id: str, error: Exception) -> CallforgeError | 
     return None
 
 
-def _package(profile: str) -> Path:
+def _package(profile: str, folder: Path) -> Path:
     find_profile(profile)
     if profile not in CLUSTER_PROFILES:
         raise InputError(
             f"profile {profile}: it is for this machine; for a cluster there are {', '.join(CLUSTER_PROFILES)}"
         )
-    return compiled_path("train", profile)
+    write_pipelines(folder)
+    return folder / compiled_name("train", profile)
 
 
 def _parameter_names(package: Path) -> list[str]:

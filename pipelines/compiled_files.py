@@ -1,6 +1,7 @@
 """Files made from the code and committed: pipelines/compiled/*.yaml and docs/settings.md, written or verified.
 
 The YAML depends only on the code and the image names, never on the machine, so equal bytes mean that nothing is stale.
+The committed files name the images of the release; what is uploaded is compiled anew, for those of the environment.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components import images
+from components.errors import InputError
 from components.sections import Extendable, Operational, is_section, mark_of
 from components.settings import Settings
 from pipelines.profiles import CLUSTER_PROFILES, DEFAULT_CLUSTER_PROFILE, find_profile
@@ -20,6 +23,7 @@ from pipelines.profiles import CLUSTER_PROFILES, DEFAULT_CLUSTER_PROFILE, find_p
 ROOT = Path(__file__).parents[1]
 COMPILED = Path(__file__).parent / "compiled"
 SETTINGS_PAGE = ROOT / "docs" / "settings.md"
+_IMAGE = re.compile(r"[a-z0-9]([a-z0-9._-]|:\d|/(?=[a-z0-9]))*:\w[\w.-]{0,127}", re.ASCII)
 
 
 def write_files() -> list[Path]:
@@ -40,22 +44,50 @@ def stale_files() -> list[Path]:
     return different + sorted(set(COMPILED.glob("*.yaml")) - files.keys())
 
 
-def compiled_path(pipeline: str, profile: str) -> Path:
-    """Where the compiled `pipeline` of a cluster profile is; the default profile has the plain name."""
-    name = pipeline if profile == DEFAULT_CLUSTER_PROFILE else f"{pipeline}-{profile}"
-    return COMPILED / f"{name}.yaml"
+def write_pipelines(folder: Path) -> list[Path]:
+    """Write only the pipelines, below `folder`; returns their paths.
+
+    Raises:
+        InputError: CALLFORGE_REGISTRY or CALLFORGE_IMAGE_TAG makes no name of an image, or nothing can be written.
+    """
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in _pipelines():
+            paths.append(folder / name)
+            paths[-1].write_text(text, "utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: the pipelines cannot be written there ({error.strerror})") from None
+    return paths
+
+
+def compiled_name(pipeline: str, profile: str) -> str:
+    """File name of the compiled `pipeline` of a cluster profile; the default profile has the plain name."""
+    return f"{pipeline}.yaml" if profile == DEFAULT_CLUSTER_PROFILE else f"{pipeline}-{profile}.yaml"
 
 
 def _contents() -> Iterator[tuple[Path, str]]:
+    yield from ((COMPILED / name, text) for name, text in _pipelines())
+    yield SETTINGS_PAGE, settings_page()
+
+
+def _pipelines() -> Iterator[tuple[str, str]]:
+    """File name and text of each."""
+    for image in (images.LIGHT, images.TRAIN):
+        if not _IMAGE.fullmatch(image):
+            raise InputError(
+                f"image {image!r}: CALLFORGE_REGISTRY is a host and folders in small letters, with no slash at the end"
+                " (registry.example.com/team), CALLFORGE_IMAGE_TAG at most 128 letters, digits, '_', '.' and '-'"
+            )
     from pipelines.evaluate import evaluate
     from pipelines.promote import promote
     from pipelines.train import train
 
     for name in CLUSTER_PROFILES:
-        yield compiled_path("train", name), _compile(train(find_profile(name)))
-    yield COMPILED / "evaluate.yaml", _compile(evaluate(find_profile(DEFAULT_CLUSTER_PROFILE)))
-    yield COMPILED / "promote.yaml", _compile(promote(find_profile(DEFAULT_CLUSTER_PROFILE)))
-    yield SETTINGS_PAGE, settings_page()
+        yield compiled_name("train", name), _compile(train(find_profile(name)))
+    for pipeline, function in (("evaluate", evaluate), ("promote", promote)):
+        text = _compile(function(find_profile(DEFAULT_CLUSTER_PROFILE)))
+        yield compiled_name(pipeline, DEFAULT_CLUSTER_PROFILE), text
 
 
 def _compile(pipeline: Any) -> str:

@@ -5,6 +5,7 @@ What is not tried here: the train image (15 GB of CUDA libraries), and a cluster
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,11 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from components import images
-
 ROOT = Path(__file__).resolve().parents[2]
 REGISTRY = "callforge.test"
-IMAGE = f"{REGISTRY}/callforge-light:{images.VERSION}"
 # What a pod allows at its strictest: no network, no capability, nothing to write but /tmp.
 STRICT = [
     "--network",
@@ -48,7 +46,7 @@ def image():
         [str(ROOT / "images" / "build.sh"), REGISTRY, "light"], capture_output=True, text=True, timeout=900
     )
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    return IMAGE
+    return re.search(rf"docker push ({REGISTRY}/callforge-light:\S+)", result.stdout).group(1)
 
 
 @pytest.mark.timeout(1200)
@@ -83,7 +81,9 @@ local.init(runner=local.DockerRunner(network_mode="none", user="0"), pipeline_ro
 task = data_refine(run=RunSettings().model_dump_json(), settings=DataRefineSettings(sample_size=50).model_dump_json())
 print(json.dumps({"refined": task.outputs["refined"].path, "metrics": task.outputs["metrics"].metadata}))
 """
-    environment = os.environ | {"CALLFORGE_REGISTRY": REGISTRY, "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "CALLFORGE_REGISTRY": REGISTRY, "CALLFORGE_IMAGE_TAG": image.rpartition(":")[2], "PYTHONPATH": str(ROOT),
+    }  # fmt: skip
     result = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=280
     )

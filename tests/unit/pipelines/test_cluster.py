@@ -6,7 +6,10 @@ It is no Kubeflow: it shows that the requests are made and the answers understoo
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +30,7 @@ class FakePipelinesApi(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.pipelines: list[dict[str, Any]] = []
+        self.uploads: list[bytes] = []
         self.versions: list[str] = []
         self.runs: list[dict[str, Any]] = []
         self.states = ["PENDING", "RUNNING", "SUCCEEDED"]
@@ -92,6 +96,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"error": "no entry"}, api.status)
         elif path.endswith("/pipelines/upload"):
             assert b"pipelineInfo" in body
+            api.uploads.append(body)
             namespace = query.get("namespace", "")
             assert not [p for p in api.pipelines if (p["display_name"], p["namespace"]) == (query["name"], namespace)]
             pipeline_id = f"p{len(api.pipelines)}"
@@ -130,6 +135,20 @@ def test_the_first_upload_makes_pipelines_the_second_versions(api, namespace):
     version = next(iter(dict(cluster.upload_pipelines(api.address, namespace)).values()))
     assert set(api.versions) == {f"{name}-{version}" for name in names}
     assert len(api.pipelines) == len(names)
+
+
+def test_pipelines_that_are_uploaded_and_submitted_name_the_images_of_the_environment(api, tmp_path):
+    """Not those of the files on disk, which were compiled before: Kubeflow would reuse results of another image."""
+    script = "import sys; from pipelines import cluster as c; list(c.upload_pipelines(sys.argv[1]));"
+    script += "c.submit_run(sys.argv[1], 'gpu8', {}, {}, None, None, print)"
+    named = {"CALLFORGE_REGISTRY": "registry.example.com:5000/team", "CALLFORGE_IMAGE_TAG": "0f1e2d3c"}
+    subprocess.run([sys.executable, "-c", script, api.address], env=os.environ | named, check=True, timeout=120)
+    names = {f"registry.example.com:5000/team/callforge-{name}:0f1e2d3c" for name in ("light", "train")}
+    found = [set(re.findall(r"[\w.:/-]+/callforge-[\w.:-]+", body.decode())) for body in api.uploads]
+    assert len(found) == len(list(COMPILED.glob("*.yaml"))) and set().union(*found) == names
+    (sent,) = api.runs
+    executors = sent["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    assert {executor["container"]["image"] for executor in executors if "container" in executor} == names
 
 
 def test_a_run_is_started_with_its_parameters_and_settings(api):

@@ -43,6 +43,24 @@ def test_a_changed_missing_or_superfluous_file_is_stale(tmp_path, monkeypatch):
     assert sorted(tmp_path.iterdir()) == list(files)
 
 
+def test_pipelines_alone_are_written_where_they_are_wanted(tmp_path):
+    written = compiled_files.write_pipelines(tmp_path / "new")
+    assert {path.name: path.read_text() for path in written} == {path.name: path.read_text() for path in COMPILED}
+    with pytest.raises(InputError, match="cannot be written there"):
+        compiled_files.write_pipelines(written[0])
+
+
+@pytest.mark.parametrize(
+    "image", ["team//callforge-light:1", "Team/callforge-light:1", "https://r.example/callforge-light:1",
+              "/callforge-light:1", "team/callforge-light:a/b", "team/callforge-light:.a", "team/callforge-light:a b"],
+)  # fmt: skip
+def test_what_is_no_name_of_an_image_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, image):
+    monkeypatch.setattr(images, "LIGHT", image)
+    with pytest.raises(InputError, match="CALLFORGE_REGISTRY"):
+        compiled_files.write_pipelines(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
 def test_every_parameter_is_described_and_has_a_default_that_shows(path):
     specification, _ = load(path)
@@ -65,7 +83,7 @@ def test_steps_run_our_images_and_install_nothing(path):
 
 @pytest.mark.parametrize("profile", CLUSTER_PROFILES)
 def test_steps_ask_for_the_resources_of_the_profile(profile):
-    specification, platform = load(compiled_files.compiled_path("train", profile))
+    specification, platform = load(compiled_files.COMPILED / compiled_files.compiled_name("train", profile))
     executors = specification["deploymentSpec"]["executors"]
     wanted = find_profile(profile).resources
     for step in NAMES:
@@ -87,7 +105,7 @@ def test_steps_ask_for_the_resources_of_the_profile(profile):
 
 
 def test_preflight_is_first_and_never_cached():
-    specification, _ = load(compiled_files.compiled_path("train", "gpu"))
+    specification, _ = load(compiled_files.COMPILED / compiled_files.compiled_name("train", "gpu"))
     tasks = specification["root"]["dag"]["tasks"]
     assert not tasks["preflight"].get("cachingOptions", {}).get("enableCache")
     assert "dependentTasks" not in tasks["preflight"]
@@ -99,7 +117,7 @@ def test_preflight_is_first_and_never_cached():
 
 def test_a_step_takes_its_own_section_alone():
     """A change of EGPO's settings must not change the cache key of the warm-up."""
-    specification, _ = load(compiled_files.compiled_path("train", "gpu"))
+    specification, _ = load(compiled_files.COMPILED / compiled_files.compiled_name("train", "gpu"))
     for name, task in specification["root"]["dag"]["tasks"].items():
         if name == "preflight":
             continue
@@ -114,7 +132,7 @@ def test_the_settings_page_names_every_setting():
 
 
 def test_preflight_hands_every_stage_its_section():
-    specification, _ = load(compiled_files.compiled_path("train", "gpu"))
+    specification, _ = load(compiled_files.COMPILED / compiled_files.compiled_name("train", "gpu"))
     outputs = specification["components"]["comp-preflight"]["outputDefinitions"]["parameters"]
     assert {"run", *(stage.section for stage in STAGES)} <= outputs.keys()
 
