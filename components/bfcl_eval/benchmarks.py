@@ -20,11 +20,12 @@ from components.settings import BfclEvalSettings
 class Benchmark:
     """Questions and their evaluator.
 
-    folder: below the stage folder, "" for itself. sizes: how many questions there are of each category. rescore: the
-    command that grades the generations again, where a tool of others can.
+    items: what it asks, for a sentence. folder: below the stage folder, "" for itself. sizes: how many questions there
+    are of each category. rescore: the command that grades the generations again, where a tool of others can.
     """
 
     name: str
+    items: str
     folder: str
     questions: Sequence[Question]
     sizes: Mapping[str, int]
@@ -41,6 +42,7 @@ def bfcl(config: BfclEvalSettings) -> Benchmark:
     """
     return Benchmark(
         name="BFCL",
+        items="BFCL questions",
         folder="",
         questions=load_questions(config.categories, config.sample_per_category, config.seed),
         sizes=SIZES,
@@ -67,6 +69,7 @@ def benchmarks(config: BfclEvalSettings, records: Path | None) -> list[Benchmark
         return [bfcl(config)]
     held_out = Benchmark(
         name="held-out records",
+        items="held-out prompts",
         folder=OWN_FOLDER,
         questions=questions,
         sizes=sizes,

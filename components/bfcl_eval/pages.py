@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 from components.bfcl_eval.benchmarks import Benchmark
 from components.bfcl_eval.generations import Generation
 from components.bfcl_eval.questions import Question
-from components.bfcl_eval.summary import CALLING, MODELS, headlines_of, percent, share, small_sample
+from components.bfcl_eval.summary import CALLING, MODELS, headline, headlines_of, percent, share, small_sample
 from components.evaluations.comparison import Comparison, compare
 from components.evaluations.intervals import Difference
 from components.evaluations.schema import CategoryScore, Evaluation, GroupScore, Outcome, Scores
-from components.services.report import Bars, Examples, Section, Table, Text, write_report
+from components.services.report import Bars, Block, Detail, Details, Table, Text, write_report
+from components.services.turn_texts import offered_texts, prompt_text, turn_texts
 
-EXAMPLES = 12  # questions shown of each kind
 INTERVALS = "Whiskers and brackets are 95 % intervals of each accuracy (Wilson)."
 PAIRED_COLUMNS = ("from", "to", "of", "questions", "difference", "95 % interval")
 
@@ -44,15 +44,14 @@ class Answered:
 
 def write_page(path: Path, benchmark: Benchmark, answered: Answered) -> None:
     """The page of one evaluation directory."""
-    questions = benchmark.questions
     scores, name = answered.scores, answered.scores.model.name
     wrong = [place for place, outcome in enumerate(answered.outcomes) if not outcome.right]
-    shown = _spread(wrong, questions)
-    sections: list[Section] = [
-        _bars("Calls and irrelevance", headlines_of(scores), {name: scores.groups}),
-        _bars("Accuracy by category", list(scores.categories), {name: scores.categories}),
+    by_category = [_bars("accuracy by category", list(scores.categories), {name: scores.categories})]
+    blocks: list[Block] = [
+        _headlines({name: scores}),
+        *(by_category if benchmark.rescore else []),
         Table(
-            "Categories",
+            "categories",
             ["category", "asked", "of", "right", "accuracy", "cut", "tokens an answer"],
             [
                 [category, entry.n, entry.of, entry.correct, share(entry), entry.cut, entry.mean_completion_tokens]
@@ -63,14 +62,10 @@ def write_page(path: Path, benchmark: Benchmark, answered: Answered) -> None:
         *([_groups({name: scores}), _official({name: scores})] if benchmark.rescore else []),
         _failures({name: answered}),
         _forms({name: answered}),
-        Examples(
-            "Wrong answers",
-            [(_heading(questions[i], answered.outcomes[i]), _texts(questions[i], {name: answered}, i)) for i in shown],
-            note=f"{len(shown)} of {len(wrong)}, from all categories by turns.",
-        ),
+        _details("wrong answers", wrong, benchmark.questions, {name: answered}),
         _method(scores),
     ]
-    write_report(path, f"{benchmark.name}: {name}", _sentence({name: scores}, benchmark.name), sections)
+    write_report(path, f"{benchmark.name}: {name}", _sentence({name: scores}, benchmark), blocks)
 
 
 def write_comparison(path: Path, compared: Sequence[tuple[Benchmark, Mapping[str, Answered]]]) -> None:
@@ -79,17 +74,21 @@ def write_comparison(path: Path, compared: Sequence[tuple[Benchmark, Mapping[str
     Args:
         compared: for each benchmark, in the order shown, the models by folder name, in the order of training.
     """
-    sections: list[Section] = []
+    pictures: list[Block] = []
+    tables: list[Block] = []
     sentences = []
     for benchmark, found in compared:
         models = {MODELS[name]: answered for name, answered in found.items()}
-        sections += _compared_sections(benchmark, models)
-        sentences.append(_sentence({name: answered.scores for name, answered in models.items()}, benchmark.name))
-    write_report(path, "Evaluation: " + ", ".join(models), " ".join(sentences), sections)
+        drawn, listed = _compared(benchmark, models)
+        name = benchmark.name[:1].upper() + benchmark.name[1:]
+        pictures += [replace(block, title=f"{name}: {block.title}") for block in drawn]
+        tables += [replace(block, title=f"{name}: {block.title}") for block in listed]
+        sentences.append(_sentence({name: answered.scores for name, answered in models.items()}, benchmark))
+    write_report(path, "Evaluation: " + ", ".join(models), " ".join(sentences), [*pictures, *tables])
 
 
-def _compared_sections(benchmark: Benchmark, models: Mapping[str, Answered]) -> list[Section]:
-    questions = benchmark.questions
+def _compared(benchmark: Benchmark, models: Mapping[str, Answered]) -> tuple[list[Block], list[Block]]:
+    """Pictures, and what is read below them."""
     scores = {name: answered.scores for name, answered in models.items()}
     pairs = {
         (one, two): compare(first.evaluation, second.evaluation)
@@ -98,42 +97,43 @@ def _compared_sections(benchmark: Benchmark, models: Mapping[str, Answered]) -> 
     names = list(models)
     first, last = names[0], names[-1]
     whole = pairs[first, last]
-    sections: list[Section] = [
-        _bars(
-            f"{benchmark.name}: calls, and where no call is right",
-            headlines_of(scores[first]),
-            {name: one.groups for name, one in scores.items()},
-        ),
+    pictures: list[Block] = [_headlines(scores)]
+    tables: list[Block] = [
         Table(
-            f"{benchmark.name}: paired differences",
+            "paired differences",
             PAIRED_COLUMNS,
             [
-                [*pair, group, *_difference(difference)]
+                [*pair, headline(group), *_difference(difference)]
                 for pair, comparison in pairs.items()
                 for group, difference in comparison.group_differences().items()
             ],
             note="The same questions before and after. An interval that lies above 0 shows that the second model is "
             "better, one that holds 0 shows nothing.",
-        ),
+        )
     ]
     if benchmark.rescore:  # a leaderboard with categories, and sums over them
-        sections += [*_category_sections(scores, pairs), _groups(scores), _official(scores)]
-    return [
-        *sections,
+        found = {name: one.categories for name, one in scores.items()}
+        pictures.append(_bars("accuracy by category", list(scores[first].categories), found))
+        tables += [*_category_tables(scores, pairs), _groups(scores), _official(scores)]
+    gained, lost = set(whole.gained), set(whole.lost)
+    places = {question.id: place for place, question in enumerate(benchmark.questions)}
+    still = [places[outcome.id] for outcome in models[last].outcomes if not outcome.right and outcome.id not in lost]
+    return pictures, [
+        *tables,
         _failures(models),
         _forms(models),
-        _changed(f"Gained from {first} to {last}", whole.gained, questions, models),
-        _changed(f"Lost from {first} to {last}", whole.lost, questions, models),
+        _details(f"gained from {first} to {last}", [places[one] for one in gained], benchmark.questions, models),
+        _details(f"lost from {first} to {last}", [places[one] for one in lost], benchmark.questions, models),
+        _details(f"wrong with {first} and {last}", still, benchmark.questions, models),
         _method(scores[first]),
     ]
 
 
-def _category_sections(scores: Mapping[str, Scores], pairs: Mapping[tuple[str, str], Comparison]) -> list[Section]:
+def _category_tables(scores: Mapping[str, Scores], pairs: Mapping[tuple[str, str], Comparison]) -> list[Block]:
     first = next(iter(scores.values()))
     return [
-        _bars("Accuracy by category", list(first.categories), {name: one.categories for name, one in scores.items()}),
         Table(
-            "Categories",
+            "categories",
             ["category", "asked", "of", *scores],
             [
                 [category, entry.n, entry.of, *(share(one.categories[category]) for one in scores.values())]
@@ -141,7 +141,7 @@ def _category_sections(scores: Mapping[str, Scores], pairs: Mapping[tuple[str, s
             ],
         ),
         Table(
-            "Paired differences by category",
+            "paired differences by category",
             [*PAIRED_COLUMNS[:4], "gained", "lost", *PAIRED_COLUMNS[4:], "p"],
             [row for pair, comparison in pairs.items() for row in _category_rows(pair, comparison)],
             note="Categories in which something changed: gained became right, lost became wrong. p is McNemar's exact "
@@ -160,16 +160,26 @@ def tracked_table(found: Mapping[str, Answered]) -> list[dict[str, Any]]:
     ]
 
 
-def _sentence(models: Mapping[str, Scores], benchmark: str) -> str:
-    """What a hurried reader must know: each headline by itself, never the two in one."""
+def _sentence(models: Mapping[str, Scores], benchmark: Benchmark) -> str:
+    """Each headline by itself, never two in one."""
     first = next(iter(models.values()))
     parts = []
     for group in headlines_of(first):
-        what = "calls right" if group in CALLING else "no call where none is right"
+        what = "calls right" if group in CALLING else "no call where none fits"
         values = ", ".join(f"{percent(scores.groups[group].accuracy)} ({name})" for name, scores in models.items())
-        parts.append(f"{what} on {first.groups[group].questions:,} {benchmark} questions: {values}.")
-    parts = [part[:1].upper() + part[1:] for part in parts]
-    return " ".join([*parts, small_sample(models)]).strip() or "No question of a call or of irrelevance was asked."
+        parts.append(f"{what} on {first.groups[group].questions:,} {benchmark.items}: {values}")
+    text = "; ".join(parts) or f"none of the {benchmark.items} asks for a call or fits none"
+    return f"{text[:1].upper()}{text[1:]}.".replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def _headlines(models: Mapping[str, Scores]) -> Bars:
+    groups = headlines_of(next(iter(models.values())))
+    bars = _bars(
+        "calls, and where no call fits",
+        [headline(group) for group in groups],
+        {name: {headline(group): scores.groups[group] for group in groups} for name, scores in models.items()},
+    )
+    return replace(bars, note=f"{INTERVALS} {small_sample(models)}".strip())
 
 
 def _bars(title: str, names: Sequence[str], models: Mapping[str, Mapping[str, CategoryScore | GroupScore]]) -> Bars:
@@ -178,19 +188,24 @@ def _bars(title: str, names: Sequence[str], models: Mapping[str, Mapping[str, Ca
     return Bars(
         title,
         "accuracy, %",
-        {name: {model: 100 * entry.accuracy for model, entry in row.items()} for name, row in found.items()},
+        {name: {model: _points(entry.accuracy) for model, entry in row.items()} for name, row in found.items()},
         {
-            name: {model: (100 * entry.interval[0], 100 * entry.interval[1]) for model, entry in row.items()}
+            name: {model: (_points(entry.interval[0]), _points(entry.interval[1])) for model, entry in row.items()}
             for name, row in found.items()
         },
+        full=100,
         note=INTERVALS,
     )
+
+
+def _points(share: float) -> float:
+    return round(100 * share, 1)
 
 
 def _groups(models: Mapping[str, Scores]) -> Table:
     first = next(iter(models.values()))
     return Table(
-        "Groups, over what was asked",
+        "groups, over what was asked",
         ["group", "questions", *models],
         [
             [group, entry.questions, *(share(scores.groups[group]) for scores in models.values())]
@@ -205,7 +220,7 @@ def _groups(models: Mapping[str, Scores]) -> Table:
 def _official(models: Mapping[str, Scores]) -> Table:
     first = next(iter(models.values()))
     return Table(
-        "The leaderboard's sums",
+        "the leaderboard's sums",
         ["sum", *models],
         [[name, *(percent(scores.official[name]) for scores in models.values())] for name in first.official],
         note="What was not asked counts 0 here. The overall is 10 % non-live, 10 % live, 10 % irrelevance, 30 % "
@@ -216,12 +231,12 @@ def _official(models: Mapping[str, Scores]) -> Table:
 
 
 def _failures(models: Mapping[str, Answered]) -> Table:
-    return _code_table("Why answers are wrong", "reason", models, lambda item: None if item.right else item.reason)
+    return _code_table("why answers are wrong", "reason", models, lambda item: None if item.right else item.reason)
 
 
 def _forms(models: Mapping[str, Answered]) -> Table:
     return _code_table(
-        "Form of the turn",
+        "form of the turn",
         "form",
         models,
         lambda item: item.form or "as trained",
@@ -257,42 +272,28 @@ def _difference(difference: Difference) -> list[Any]:
     return [difference.questions, f"{100 * difference.mean:+.1f} points", interval]
 
 
-def _changed(
-    title: str, identifiers: Sequence[str], questions: Sequence[Question], models: Mapping[str, Answered]
-) -> Examples:
-    wanted = set(identifiers)
-    shown = _spread([place for place, question in enumerate(questions) if question.id in wanted], questions)
+def _details(
+    title: str, places: Sequence[int], questions: Sequence[Question], models: Mapping[str, Answered]
+) -> Details:
     last = list(models.values())[-1]
-    items = [(_heading(questions[i], last.outcomes[i]), _texts(questions[i], models, i)) for i in shown]
-    return Examples(title, items, note=f"{len(shown)} of {len(identifiers)}.")
+    items = [_detail(questions[place], last.outcomes[place], models, place) for place in sorted(places)]
+    return Details(title, items, note=f"{len(items):,} questions." if items else "")
 
 
-def _spread(places: Sequence[int], questions: Sequence[Question]) -> list[int]:
-    """At most EXAMPLES of `places`, from all categories by turns, in order."""
-    turns: Counter[str] = Counter()
-    ranked = []
-    for place in places:
-        category = questions[place].category
-        ranked.append((turns[category], place))
-        turns[category] += 1
-    return sorted(place for _, place in sorted(ranked)[:EXAMPLES])
-
-
-def _heading(question: Question, outcome: Outcome) -> str:
+def _heading(question: Question) -> str:
     asked = question.messages[-1].content.strip().replace("\n", " ")
-    asked = asked if len(asked) <= 110 else asked[:107] + "..."
-    return f"{question.id}: {asked}" + ("" if outcome.right else f" ({outcome.reason})")
+    return f"{question.id}: {asked if len(asked) <= 110 else asked[:107] + '...'}"
 
 
-def _texts(question: Question, models: Mapping[str, Answered], place: int) -> dict[str, str]:
-    texts = {"question": "\n".join(f"{message.role}: {message.content}" for message in question.messages)}
-    texts["functions offered"] = ", ".join(tool.name for tool in question.tools) or "none"
-    wanted = "a call" if question.category.endswith("_relevance") else "no call"
-    texts["right answer"] = json.dumps(question.gold, ensure_ascii=False) if question.gold else wanted
+def _detail(question: Question, outcome: Outcome, models: Mapping[str, Answered], place: int) -> Detail:
+    texts = {"prompt": prompt_text(map(asdict, question.messages))}
     for name, answered in models.items():
-        outcome = answered.outcomes[place]
-        texts[f"{name}: {'right' if outcome.right else outcome.reason}"] = answered.answers[place].turn or "(nothing)"
-    return texts
+        verdict = "right" if answered.outcomes[place].right else answered.outcomes[place].reason
+        texts |= turn_texts(answered.answers[place].turn, f"{name} ({verdict})")
+    wanted = "a call" if question.category.endswith("_relevance") else "no call"
+    texts["gold"] = json.dumps(question.gold, ensure_ascii=False) if question.gold else wanted
+    group = outcome.reason or question.category
+    return Detail(_heading(question), texts, offered_texts([asdict(tool) for tool in question.tools]), group)
 
 
 def _method(scores: Scores) -> Text:
@@ -305,7 +306,7 @@ def _method(scores: Scores) -> Text:
     )
     how = "greedy" if sampling.temperature == 0 else f"temperature {sampling.temperature}"
     return Text(
-        "How this was measured",
+        "how this was measured",
         f"{what} Ids: sha256 {asked.ids_sha256[:16]}.\n\n"
         f"{tool.name} {tool.version}, data {tool.data}; prompt version {scores.prompt_version}; {how}, one answer a "
         f"question by {sampling.sampler}, at most {sampling.max_new_tokens} new tokens, weights in {sampling.dtype}."

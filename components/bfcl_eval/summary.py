@@ -39,9 +39,8 @@ def summary_table(stage_folder: Path) -> tuple[list[str], list[list[str]], str]:
 def _rows(title: str, found: Mapping[str, Scores]) -> Iterator[list[str]]:
     first = next(iter(found.values()))
     for group in headlines_of(first):
-        what = "calls" if group in CALLING else "no call fits"
         cells = [share(scores.groups[group]) for scores in found.values()]
-        yield [f"{title}: {what}", f"{first.groups[group].questions:,}", *cells]
+        yield [f"{title}: {headline(group)}", f"{first.groups[group].questions:,}", *cells]
     for category, entry in first.categories.items():
         if category not in OWN:
             cells = [percent(scores.categories[category].accuracy) for scores in found.values()]
@@ -51,6 +50,13 @@ def _rows(title: str, found: Mapping[str, Scores]) -> Iterator[list[str]]:
 def headlines_of(scores: Scores) -> list[str]:
     """The groups that people read first, of those that were asked."""
     return [group for group in (*OWN, *HEADLINES) if group in scores.groups]
+
+
+def headline(group: str) -> str:
+    """What people call a headline; other groups keep their name."""
+    if group in CALLING:
+        return "calls"
+    return "no call fits" if group in (*OWN, *HEADLINES) else group
 
 
 def small_sample(found: Mapping[str, Scores]) -> str:

@@ -34,18 +34,19 @@ from components.function_calls.record import CATEGORIES, Record, RecordError
 from components.function_calls.work import limited_work
 from components.services.events import say
 from components.services.progress import track
-from components.services.report import Bars, Examples, Table, write_report
+from components.services.report import Bars, Detail, Details, Table, write_report
 from components.services.storage import open_uri
+from components.services.turn_texts import offered_texts, prompt_text
 from components.settings import DataRefineSettings
 from components.stages.outputs import Outputs
 
 OUTCOMES = ("qualified", "held_out", "hard", "rejected")
 GOOD = OUTCOMES[:2]  # written as they are, without a reason
 _SPOOL = ".spool"  # removed at the end; the dot keeps it out of the stage's manifest when a kill leaves it behind
-_EXAMPLES = 3  # per reason, in the report
+_EXAMPLES = 3  # per reason, and per outcome without one, in the report
 _SOURCES = 200  # counted apart; more are counted together
 _LONGEST_SOURCE = 200  # characters
-_KEPT_OF_EXAMPLE = 1500
+_KEPT_OF_EXAMPLE = 20_000  # characters
 COMPRESSION = 3  # 6 takes three times as long for a file 14 % smaller
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -66,7 +67,7 @@ class Note(NamedTuple):
 
 @dataclass
 class Tally:
-    """Counts of the run, and the first few examples of each reason."""
+    """Counts of the run, and the first few records of each reason and each good outcome."""
 
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
     categories: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -80,7 +81,7 @@ class Tally:
         source = note.source[:_LONGEST_SOURCE]
         known = source in self.sources or len(self.sources) < _SOURCES
         self.sources.setdefault(source if known else "(others)", Counter())[note.outcome] += 1
-        if note.reason and len(kept := self.examples.setdefault(note.reason, [])) < _EXAMPLES:
+        if len(kept := self.examples.setdefault(note.reason or note.outcome, [])) < _EXAMPLES:
             kept.append((note, payload[:_KEPT_OF_EXAMPLE]))
 
     def outcome(self, name: str) -> int:
@@ -251,14 +252,15 @@ def _nothing_left(config: DataRefineSettings, tally: Tally) -> str:
 
 
 def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
-    counts = {name: tally.outcome(name) for name in OUTCOMES}
-    total = sum(counts.values())
+    total = sum(tally.reasons.values())
+    drawn = tuple(name for name in OUTCOMES[:3] if tally.outcome(name))
+    kinds = sorted(tally.examples.values(), key=lambda kept: OUTCOMES[::-1].index(kept[0][0].outcome))
     write_report(
         path,
         "Data refinement",
-        {"data": config.data, "records": total, **counts},
+        _sentence(config, tally),
         [
-            Bars("Records by category", "records", _grouped(tally.categories, ("qualified", "hard"), CATEGORIES)),
+            Bars("Records by category", "records", _by_category(tally.categories, drawn)),
             Table(
                 "Why records did not qualify",
                 ("outcome", "reason", "records", "share"),
@@ -276,16 +278,36 @@ def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
                     for source, of_source in sorted(tally.sources.items())
                 ],
             ),
-            Examples(
-                "Examples",
-                [
-                    (f"{note.outcome}: {note.reason}, line {note.line}", {"why": note.detail, "record": payload})
-                    for examples in tally.examples.values()
-                    for note, payload in examples
-                ],
+            Details(
+                "Records",
+                [_detail(note, payload) for kept in kinds for note, payload in kept],
+                note=f"The first {_EXAMPLES} of each reason, and of those that qualified.",
             ),
         ],
     )
+
+
+def _sentence(config: DataRefineSettings, tally: Tally) -> str:
+    qualified, held_out, hard, rejected = (f"{tally.outcome(name):,}" for name in OUTCOMES)
+    worst = next((f" (most often: {reason})" for (_, reason), _ in tally.reasons.most_common() if reason), "")
+    source = "the built-in sample" if config.data == "sample" else config.data
+    return (
+        f"Of {sum(tally.reasons.values()):,} records from {source}, {qualified} qualified, {held_out} were held "
+        f"out for evaluation, {hard} were set aside as hard and {rejected} were rejected{worst}."
+    )
+
+
+def _detail(note: Note, payload: str) -> Detail:
+    """A record as prompt, thought and gold where it is whole, else as it was read."""
+    heading = f"{note.outcome.replace('_', ' ')}{f': {note.reason}' if note.reason else ''}, line {note.line}"
+    why = {"why": note.detail} if note.detail else {}
+    if not note.category or len(payload) >= _KEPT_OF_EXAMPLE:
+        return Detail(heading, why | {"record": payload})
+    record = json.loads(payload)
+    texts = why | {"prompt": prompt_text(record["messages"])}
+    texts |= {name: record[key] for name, key in (("thought", "cot"), ("response", "response")) if record.get(key)}
+    texts["gold"] = _dump(record["answers"]) if record["answers"] else "no call"
+    return Detail(heading, texts, offered_texts(record["tools"]))
 
 
 def _metric_name(source: str) -> str:
@@ -294,7 +316,8 @@ def _metric_name(source: str) -> str:
     return name.replace(".", "_") if not name.strip(". ") else name
 
 
-def _grouped(
-    counts: Counter[tuple[str, str]], outcomes: tuple[str, ...], names: tuple[str, ...]
-) -> dict[str, dict[str, float]]:
-    return {name: {outcome: counts[outcome, name] for outcome in outcomes} for name in names}
+def _by_category(counts: Counter[tuple[str, str]], outcomes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    return {
+        name.replace("_", " "): {outcome.replace("_", " "): counts[outcome, name] for outcome in outcomes}
+        for name in CATEGORIES
+    }

@@ -35,6 +35,7 @@ from components.egpo_rl.step_log import (
 from components.egpo_rl.update import Learner, TrainingGroup, join_sums, make_batch
 from components.errors import WorkError
 from components.files import read_json_lines
+from components.function_calls.record import record_to_json
 from components.language_models.model_directory import LoadedModel
 from components.language_models.shared_prefix import (
     Group,
@@ -322,13 +323,16 @@ def _telling_samples(groups: Sequence[RolloutGroup]) -> list[tuple[RolloutGroup,
 
 def _sample_row(step: int, of: str, group: RolloutGroup, place: int) -> dict[str, Any]:
     record, reward = group.question.record, group.rewards[place]
+    asked = record_to_json(record)
     return {
         "step": step,
         "of": of,
         "id": record.id,
         "question": record.messages[-1].content,
+        "messages": asked["messages"],
+        "tools": asked["tools"],
         "completion": group.texts[place],
-        "gold": [{"name": call.name, "arguments": call.arguments} for call in record.answers],
+        "gold": asked["answers"],
         "reward": reward.value,
         "reason": reward.reason,
     }

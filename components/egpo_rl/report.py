@@ -9,24 +9,29 @@ from pathlib import Path
 from typing import Any
 
 from components.files import read_json_lines
-from components.services.report import Examples, Lines, Section, Table, Text, write_report
+from components.services.report import Block, Detail, Details, Lines, SmallMultiples, Table, write_report
+from components.services.turn_texts import offered_texts, prompt_text, turn_texts
 from components.settings import EgpoRlSettings
 from components.stages.folder import METRICS
 
 SAMPLES = "samples.jsonl"
 LAST_STEPS = 10
-SHOWN_EXAMPLES = 12
+SHOWN_SAMPLES = 200
 
-_CHARTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("Reward", "reward", ("reward", "reward_call", "reward_no_call")),
-    ("Groups without an advantage", "share of groups", ("dead_all_right", "dead_others")),
-    ("Entropy", "nats per token", ("entropy_thought", "entropy_answer")),
-    ("Entropy bonus", "advantage", ("bonus", "bonus_spread")),
-    ("KL to the starting policy", "nats per token", ("kl",)),
-    ("Completion length", "tokens", ("length",)),
-    ("Cut completions", "share of rollouts", ("truncated",)),
-    ("Gradient norm", "norm before clipping", ("grad_norm",)),
-    ("Seconds per step", "seconds", ("seconds_sample", "seconds_reward", "seconds_reference", "seconds_update")),
+_CHARTS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("Reward", "mean of the rollouts", {"reward": "all", "reward_call": "calls", "reward_no_call": "no call"}),
+    ("Groups without an advantage", "share", {"dead_all_right": "all right", "dead_others": "others"}),
+    ("Entropy", "nats per token", {"entropy_thought": "thought", "entropy_answer": "answer"}),
+    ("Entropy bonus", "advantage", {"bonus": "mean", "bonus_spread": "spread"}),
+    ("KL to the starting policy", "nats per token", {"kl": "kl"}),
+    ("Completion length", "tokens", {"length": "length"}),
+    ("Cut completions", "share of rollouts", {"truncated": "cut"}),
+    ("Gradient norm", "before clipping", {"grad_norm": "norm"}),
+    (
+        "Seconds",
+        "per step",
+        {f"seconds_{part}": part for part in ("sample", "reward", "reference", "update")},
+    ),
 )
 
 
@@ -41,38 +46,46 @@ def write_training_report(folder: Path, config: EgpoRlSettings, held_out: Mappin
     last = [line["reward"] for line in steps[-LAST_STEPS:] if "reward" in line]
     if last:
         final["reward"] = sum(last) / len(last)
-    summary = {
-        "algorithm": config.algorithm.name,
-        "steps": len(steps),
-        "held-out reward before": held_out.get("held_out_reward_before"),
-        "held-out reward after": held_out.get("held_out_reward"),
-        "held-out rise": held_out.get("held_out_rise"),
-        "standard error of the rise": held_out.get("held_out_rise_error"),
-        "reward, last steps": final.get("reward"),
-    }
-    sections: list[Section] = []
-    if not steps:
-        sections.append(Text("No step was made", "The weights are those this stage was given."))
+    charts = [
+        Lines(title, unit, {name: _points(steps, metric) for metric, name in series.items()})
+        for title, unit, series in _CHARTS
+    ]
+    charts.insert(1, Lines("Why rollouts failed", "share of rollouts", _reasons(steps)))
+    samples = _rows(folder / SAMPLES)
+    blocks: list[Block] = [SmallMultiples("Training", "step", charts)] if steps else []
     if held_out:
         kinds = [name for name in held_out if f"{name}_before" in held_out]
-        rows = [[name.removeprefix("held_out_"), held_out[f"{name}_before"], held_out[name]] for name in kinds]
-        sections.append(
-            Table(
-                "Held-out prompts",
-                ["", "before", "after"],
-                rows,
-                f"Never trained on; {config.rollout.group_size} rollouts each, strict rule.",
-            )
-        )
-    charts = [(title, label, {name: _points(steps, name) for name in names}) for title, label, names in _CHARTS]
-    charts.insert(1, ("Why rollouts failed", "share of rollouts", _reasons(steps)))
-    for title, label, series in charts:
-        drawn = {name: points for name, points in series.items() if points}
-        if drawn:
-            sections.append(Lines(title, "step", label, drawn))
-    sections.append(Examples("Sample completions", _examples(folder / SAMPLES)))
-    write_report(folder / "report.html", "EGPO reinforcement learning", summary, sections)
+        rows = [[_kind(name), held_out[f"{name}_before"], held_out[name]] for name in kinds]
+        note = f"Never trained on; {config.rollout.group_size} rollouts each, strict rule."
+        blocks.append(Table("Reward on held-out prompts", ["prompts", "before", "after"], rows, note))
+    failed = [row for row in samples if row["reason"]]
+    blocks += [
+        _details("Failures", failed),
+        _details("Right completions", [row for row in samples if not row["reason"]]),
+    ]
+    sentence = _sentence(config.algorithm.name, len(steps), held_out, final.get("reward"))
+    write_report(folder / "report.html", "EGPO reinforcement learning", sentence, blocks)
     return final
+
+
+def _sentence(algorithm: str, steps: int, held_out: Mapping[str, float], reward: float | None) -> str:
+    if not steps:
+        return "No step was made: the weights are those this stage was given."
+    parts = []
+    if "held_out_reward" in held_out:
+        names = [name for name in ("held_out_reward_call", "held_out_reward_no_call") if name in held_out]
+        kinds = "; ".join(f"{_kind(name)} {held_out[f'{name}_before']:.3f} to {held_out[name]:.3f}" for name in names)
+        change = f"{held_out['held_out_reward_before']:.3f} to {held_out['held_out_reward']:.3f}"
+        error = held_out.get("held_out_rise_error")
+        margin = f", a rise of {held_out['held_out_rise']:+.3f} with a standard error of {error:.3f}" if error else ""
+        parts.append(f"the reward on held-out prompts went from {change}{f' ({kinds})' if kinds else ''}{margin}")
+    if reward is not None:
+        parts.append(f"the training reward ended at {reward:.3f}, the mean of the last {min(steps, LAST_STEPS)} steps")
+    return f"In {steps:,} steps of {algorithm.upper()}, {'; '.join(parts) or 'no prompt was rewarded'}."
+
+
+def _kind(name: str) -> str:
+    return {"_call": "calls", "_no_call": "no call"}.get(name.removeprefix("held_out_reward"), "all")
 
 
 def _points(steps: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
@@ -90,17 +103,23 @@ def _reasons(steps: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, 
     return {name.removeprefix("failure/"): [(line["step"], line.get(name, 0.0)) for line in steps] for name in top}
 
 
-def _examples(path: Path) -> list[tuple[str, dict[str, str]]]:
-    items = []
-    for row in _rows(path)[-SHOWN_EXAMPLES:]:
-        verdict = "right" if not row["reason"] else row["reason"]
-        texts = {
-            "question": row["question"],
-            "completion": row["completion"],
-            "gold": json.dumps(row["gold"], ensure_ascii=False),
-        }
-        items.append((f"step {row['step']} ({row['of']}): {verdict}, reward {row['reward']:g}", texts))
-    return items
+def _details(title: str, rows: Sequence[Mapping[str, Any]]) -> Details:
+    """Samples to open, the newest first."""
+    shown = rows[: -SHOWN_SAMPLES - 1 : -1]
+    left_out = f"The newest {len(shown)} of {len(rows):,}; {SAMPLES} has all." if len(shown) < len(rows) else ""
+    return Details(title, [_detail(row) for row in shown], left_out)
+
+
+def _detail(row: Mapping[str, Any]) -> Detail:
+    heading = f"step {row['step']} ({row['of']}), reward {row['reward']:g}: {row['question']}"
+    texts = {
+        "prompt": prompt_text(row["messages"]),
+        **turn_texts(row["completion"]),
+        "gold": json.dumps(row["gold"], ensure_ascii=False) if row["gold"] else "no call",
+    }
+    return Detail(
+        heading if len(heading) <= 160 else heading[:157] + "...", texts, offered_texts(row["tools"]), row["reason"]
+    )
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ from components.model_registration.lineage import kfp_tags, lineage_tags
 from components.services.events import say, warn
 from components.services.mlflow_server import first_line, mlflow_client, page, server_name, tracking_uri
 from components.services.progress import track
-from components.services.report import Section, Table, Text, write_report
+from components.services.report import Block, Table, Text, write_report
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
 from components.settings import ModelRegistrationSettings
 from components.stages.outputs import Outputs
@@ -172,15 +172,15 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
 def _write_page(path: Path, registration: Mapping[str, Any]) -> None:
     name, version = registration["model_name"], registration["version"]
     if version is None:
-        summary = "Merged, and not registered: no MLflow server was named (MLFLOW_TRACKING_URI)."
+        sentence = "Merged, and not registered: no MLflow server was named (MLFLOW_TRACKING_URI)."
     else:
-        summary = f"Version {version} of {name} has the alias {registration['alias']}: {registration['page']}"
+        sentence = f"Version {version} of {name} has the alias {registration['alias']}: {registration['page']}"
     size = sum(entry["size"] for entry in registration["files"].values())
     files = [[file, entry["size"], entry["sha256"]] for file, entry in registration["files"].items()]
-    sections: list[Section] = [
+    blocks: list[Block] = [
         Text("Weights", f"{registration['source']}, {size / 1e6:,.1f} MB. The manifest {MANIFEST} beside them names "
                         f"every file; its sha256 is {registration['manifest_sha256']}."),
         Table("Where it comes from", ["tag", "value"], [[tag, value] for tag, value in registration["tags"].items()]),
         Table("Files", ["name", "bytes", "sha256"], files),
     ]  # fmt: skip
-    write_report(path, f"Registration of {name}", summary, sections)
+    write_report(path, f"Registration of {name}", sentence, blocks)

@@ -30,10 +30,10 @@ from components.language_models.model_directory import load_base, save_adapter
 from components.sections import deciding_settings
 from components.services.events import say, warn
 from components.services.progress import Track, track
-from components.services.report import Lines, Section, Table, Text, write_report
 from components.settings import SftWarmupSettings
-from components.sft_warmup.dataset import Example, Examples, StepBatches, encode_examples
+from components.sft_warmup.dataset import Example, StepBatches, encode_examples
 from components.sft_warmup.loss import batch_loss
+from components.sft_warmup.report import write_training_report
 from components.stages.folder import METRICS
 from components.stages.outputs import Outputs
 from components.stages.refined_records import read_refined
@@ -86,7 +86,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
     if curves:
         metrics |= {name: curves[-1][name] for name in ("loss", "loss_think", "loss_result")}
         metrics |= _held_out_losses(model, examples.held_out, config, padding)
-    _report(outputs.folder / "report.html", config, examples, metrics, curves)
+    write_training_report(outputs.folder / "report.html", config, examples.left_out, metrics, curves)
     return metrics
 
 
@@ -224,26 +224,3 @@ def _held_out_losses(model: Any, held_out: list[Example], config: SftWarmupSetti
 
 def _curves(path: Path) -> list[dict[str, float]]:
     return read_json_lines(path) if path.exists() else []
-
-
-def _report(
-    path: Path, config: SftWarmupSettings, examples: Examples, metrics: dict[str, float], curves: list[dict[str, float]]
-) -> None:
-    def lines(title: str, y_label: str, *names: str) -> Lines:
-        return Lines(title, "step", y_label, {name: [(row["step"], row[name]) for row in curves] for name in names})
-
-    sections: list[Section] = []
-    if curves:
-        sections = [
-            lines("Loss", "mean token cross-entropy", "loss", "loss_think", "loss_result"),
-            lines("Learning rate", "learning rate", "learning_rate"),
-            lines("Gradient norm", "norm before clipping", "grad_norm"),
-            lines("Speed", "prompt and turn tokens a second", "tokens_per_second"),
-        ]
-    else:
-        sections = [Text("No steps", "steps is 0: the adapter is untouched, and the model is its base.")]
-    if examples.left_out:
-        sections.append(Table("Records left out", ("reason", "records"), sorted(examples.left_out.items())))
-    settings = [(name, str(value)) for name, value in config.model_dump(mode="json").items()]
-    sections.append(Table("Settings", ("setting", "value"), settings))
-    write_report(path, "Supervised warm-up", metrics, sections)

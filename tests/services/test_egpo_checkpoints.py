@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from components.egpo_rl import report, train
+from components.egpo_rl import train
 from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
 from components.services import storage
 from components.services.tracking import Tracker
@@ -63,9 +63,8 @@ def test_an_empty_folder_goes_on_from_s3(root: str, tmp_path: Path) -> None:
 
 
 def test_a_run_in_an_empty_folder_goes_on_with_its_curves_and_samples(
-    root: str, tmp_path: Path, tiny_model: Path, make_records, monkeypatch
+    root: str, tmp_path: Path, tiny_model: Path, make_records
 ) -> None:
-    monkeypatch.setattr(report, "write_report", lambda *_: None)
     inputs = stage_inputs(tmp_path, tiny_model, make_records(20))
     told = []
     for pod in ("here", "elsewhere"):

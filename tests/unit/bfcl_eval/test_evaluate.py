@@ -129,7 +129,7 @@ def test_held_out_records_are_asked_beside_the_benchmark(done):
         assert metrics[f"{name}.own_calls"] == scores.categories["own_calls"].accuracy
         assert not set(scores.categories) & set(read_evaluation(folder / name).scores.categories)
     page = (folder / "report.html").read_text()
-    assert page.index("held-out records: calls") < page.index("BFCL: calls")
+    assert page.index("Held-out records: calls") < page.index("BFCL: calls")
 
 
 def test_outcomes_say_of_every_answer_what_the_generations_say(done):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from components.bfcl_eval import pages
 from components.bfcl_eval.benchmarks import bfcl
@@ -37,6 +38,13 @@ def answered(turns: list[str]) -> pages.Answered:
     return pages.Answered(Evaluation(scores, outcomes), answers)
 
 
+TOLD = (("gained from", "to"), ("lost from", "to"), ("wrong with", "and"))
+
+
+def opened(html: str, title: str) -> int:
+    return html.partition(f"<h2>{title}</h2>")[2].partition("</section>")[0].count("<details>")
+
+
 def cells(html: str, title: str) -> list[list[str]]:
     table = html.partition(f"<h2>{title}</h2>")[2].partition("</table>")[0]
     return [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in table.split("<tr>")[2:]]
@@ -58,30 +66,67 @@ def test_comparison_counts_what_changed(tmp_path, gold_calls):
     assert [row[:5] for row in cells(html, "BFCL: paired differences")] == [
         ["base", "EGPO", "calls", "6", "+66.7 points"],
         ["base", "EGPO", "non_live", "6", "+66.7 points"],
-        ["base", "EGPO", "irrelevance", "6", "-16.7 points"],
+        ["base", "EGPO", "no call fits", "6", "-16.7 points"],
     ]
-    assert [row[2:6] for row in cells(html, "Paired differences by category")] == [
+    assert [row[2:6] for row in cells(html, "BFCL: paired differences by category")] == [
         ["simple_python", "6", "4", "0"],
         ["irrelevance", "6", "0", "1"],
     ]
-    assert cells(html, "Why answers are wrong") == [
+    assert cells(html, "BFCL: why answers are wrong") == [
         ["no_call:not_a_list", "6", "2"],
         ["called_though_irrelevant", "0", "1"],
     ]
-    assert [row[:3] for row in cells(html, "Categories")] == [
+    assert [row[:3] for row in cells(html, "BFCL: categories")] == [
         ["simple_python", "6", "400"],
         ["irrelevance", "6", "240"],
     ]
-    assert "Calls right on 6 BFCL questions: 0.0 % (base), 66.7 % (EGPO)." in html
-    assert "No call where none is right on 6 BFCL questions: 100.0 % (base), 83.3 % (EGPO)." in html
+    assert (
+        "Calls right on 6 BFCL questions: 0.0 % (base), 66.7 % (EGPO); "
+        "no call where none fits on 6 BFCL questions: 100.0 % (base), 83.3 % (EGPO)."
+    ) in html.replace("\N{NO-BREAK SPACE}", " ")
     assert "Few questions:" in html and "A sample: 12 of 640" in html
-    gained = html.partition("<h2>Gained from base to EGPO</h2>")[2].partition("</section>")[0]
-    assert gained.count("<details>") == 4 and "4 of 4." in gained
+    assert [opened(html, f"BFCL: {what} base {to} EGPO") for what, to in TOLD] == [4, 1, 2]
 
 
 def test_single_page_shows_wrong_answers_of_all_categories(tmp_path):
     path = tmp_path / "report.html"
     pages.write_page(path, BENCHMARK, answered(["[f(a=1)]"] * 12))
     html = path.read_text("utf-8")
-    assert html.count("<details>") == 12 and "called_though_irrelevant" in html and "wrong_func_name" in html
-    assert cells(html, "Form of the turn") == [["no_thought", "12"]]
+    assert opened(html, "wrong answers") == 12 and "called_though_irrelevant" in html and "wrong_func_name" in html
+    assert cells(html, "form of the turn") == [["no_thought", "12"]]
+
+
+def test_wrong_answer_opens_with_prompt_schema_thought_answer_and_gold(tmp_path):
+    path = tmp_path / "report.html"
+    turns = ["<think>I take <b>any</b>.</think>\n[nothing(a=1)]"] + ["cut"] * 11
+    pages.write_page(path, BENCHMARK, answered(turns))
+    html = path.read_text("utf-8")
+    start = html.index(f"<summary>{QUESTIONS[0].id}: ")
+    texts = re.findall(r'<p class="label">(.*?)</p>\n<pre>(.*?)</pre>', html[start:], re.DOTALL)[:4]
+    assert [label for label, _ in texts] == [
+        "prompt",
+        "base (wrong_func_name): thought",
+        "base (wrong_func_name): answer",
+        "gold",
+    ]
+    assert texts[0][1].startswith("user: ") and texts[1][1] == "I take &lt;b&gt;any&lt;/b&gt;."
+    assert texts[2][1] == "[nothing(a=1)]" and QUESTIONS[0].tools[0].name in texts[3][1]
+    folded = html[start:].partition('<details class="folded">')[2].partition("</details>")[0]
+    assert QUESTIONS[0].tools[0].name in folded and "&#34;parameters&#34;" in folded
+
+
+def test_two_benchmarks_show_all_pictures_before_the_tables(tmp_path):
+    path = tmp_path / "report.html"
+    other = replace(BENCHMARK, name="held-out records", items="held-out prompts", rescore="")
+    models = {"base": answered(["no"] * 12), "egpo_rl": answered(["<think>a</think>\nNo."] * 12)}
+    pages.write_comparison(path, [(other, models), (BENCHMARK, models)])
+    html = path.read_text("utf-8")
+    titles = re.findall("<h2>(.*?)</h2>", html)
+    assert titles[:4] == [
+        "Held-out records: calls, and where no call fits",
+        "BFCL: calls, and where no call fits",
+        "BFCL: accuracy by category",
+        "Held-out records: paired differences",
+    ]
+    assert len(set(titles)) == len(titles)
+    assert html.index("held-out prompts: ") < html.index("BFCL questions: ")

@@ -375,7 +375,8 @@ def test_the_sample_is_clean(tmp_path: Path) -> None:
     metrics = execute_stage(find_stage("data_refine"), config, {}, tmp_path / "stage", RunSettings())
     assert metrics["qualified"] == metrics["records"] == 1500
     page = (tmp_path / "stage" / "report.html").read_text()
-    assert "1,500" in page
+    assert "Of 1,500 records from the built-in sample, 1,500 qualified" in page
+    assert "<summary>qualified, line 1</summary>" in page, "records are shown where none was rejected"
 
 
 UNREADABLE = {

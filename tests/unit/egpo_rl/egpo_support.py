@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from components.egpo_rl import distributed, report, rewards, train
+from components.egpo_rl import distributed, rewards, train
 from components.egpo_rl.checkpoint import Checkpoints, State
 from components.egpo_rl.distributed import open_world
 from components.egpo_rl.rewards import Reward
@@ -87,7 +87,6 @@ def run_stage(inputs: dict[str, Path], folder: Path, config: EgpoRlSettings, env
     """`train.run` with the reward above, as a child process calls it; its errors become exit codes."""
     os.environ.update(environment or {})
     rewards.REWARDS["binary"] = odd_letters
-    report.write_report = lambda *_: None  # drawing takes longer than training a tiny model
     folder.mkdir(parents=True, exist_ok=True)
     try:
         final = train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))

@@ -8,7 +8,7 @@ import re
 import pytest
 from peft import PeftModel
 
-from components.egpo_rl import report, rewards, samplers, train
+from components.egpo_rl import rewards, samplers, train
 from components.language_models.base_models import resolve_model
 from components.language_models.model_directory import load_model
 from components.language_models.samplers.transformers import TransformersSampler
@@ -40,7 +40,6 @@ class OtherEngine:
 @pytest.fixture
 def run(inputs, tmp_path, tiny_model, monkeypatch):
     monkeypatch.setitem(rewards.REWARDS, "binary", odd_letters)
-    monkeypatch.setattr(report, "write_report", lambda *_: None)
 
     def with_engine(config, engine=None):
         if engine is not None:

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from components.egpo_rl import loop, report, rewards, train
+from components.egpo_rl import loop, rewards, train
 from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
 from components.errors import InputError, WorkError
@@ -32,17 +32,6 @@ def outputs(tmp_path):
 
 
 @pytest.fixture
-def page():
-    """Asked for by tests that look at report.html; drawing it takes longer than training a tiny model."""
-
-
-@pytest.fixture(autouse=True)
-def _page_only_where_asked_for(request, monkeypatch):
-    if "page" not in request.fixturenames:
-        monkeypatch.setattr(report, "write_report", lambda *_: None)
-
-
-@pytest.fixture
 def half_right(monkeypatch):
     """A random model is never right by the real reward; by this one it is, half the time."""
     monkeypatch.setitem(rewards.REWARDS, "binary", odd_letters)
@@ -52,7 +41,7 @@ def metrics_of(outputs):
     return [json.loads(line) for line in (outputs.folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, capsys):
+def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, capsys):
     final = train.run(SMALL, inputs, outputs)
     told = capsys.readouterr().out
     assert {"held_out_reward_before", "held_out_reward", "reward"} <= final.keys()
@@ -83,10 +72,10 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, page, c
     rows = [json.loads(line) for line in (outputs.folder / "samples.jsonl").read_text().splitlines()]
     assert {row["of"] for row in rows} == {"held out, before", "training", "held out, after"}
     page = (outputs.folder / "report.html").read_text()
-    assert "Held-out prompts" in page and "Reward" in page and "wrong_value" in page
+    assert "Reward on held-out prompts" in page and "Reward" in page and "wrong_value" in page
 
 
-def test_a_line_separator_in_a_question_ends_no_run(tmp_path, tiny_model, make_records, outputs, half_right, page):
+def test_a_line_separator_in_a_question_ends_no_run(tmp_path, tiny_model, make_records, outputs, half_right):
     records = [
         replace(record, messages=(Message("user", f"one\u2028two\u0085 {record.id}"),)) for record in make_records(30)
     ]
@@ -246,7 +235,6 @@ def small_run(tmp_path_factory, tiny_model, make_records):
     done.folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(rewards.REWARDS, "binary", odd_letters)
-        patch.setattr(report, "write_report", lambda *_: None)
         train.run(SMALL, inputs, done)
     return inputs, done
 
