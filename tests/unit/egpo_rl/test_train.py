@@ -124,7 +124,7 @@ def test_a_model_alone_has_nothing_to_shard(inputs, outputs, half_right, capsys)
     assert "shard_model has no effect" in capsys.readouterr().out
 
 
-def test_no_step_leaves_the_adapter_as_it_was(inputs, outputs, page):
+def test_no_step_leaves_the_adapter_as_it_was(inputs, outputs):
     train.run(change(SMALL, {"steps": 0}), inputs, outputs)
     name = "adapter_model.safetensors"
     start, end = load_file(inputs["model"] / "model" / name), load_file(outputs.folder / "model" / name)
