@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from components.bfcl_eval.evaluate import grade_answer, rescore_command
+from components.bfcl_eval.benchmarks import rescore_command
+from components.bfcl_eval.evaluate import grade_answer
 from components.bfcl_eval.generations import Generation, write_results
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import Question, load_questions
