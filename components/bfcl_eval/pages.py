@@ -169,7 +169,7 @@ def _sentence(models: Mapping[str, Scores], benchmark: Benchmark) -> str:
         values = ", ".join(f"{percent(scores.groups[group].accuracy)} ({name})" for name, scores in models.items())
         parts.append(f"{what} on {first.groups[group].questions:,} {benchmark.items}: {values}")
     text = "; ".join(parts) or f"none of the {benchmark.items} asks for a call or fits none"
-    return f"{text[:1].upper()}{text[1:]}.".replace(" %", "\N{NO-BREAK SPACE}%")
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _headlines(models: Mapping[str, Scores]) -> Bars:

@@ -27,10 +27,10 @@ from components.model_registration.evidence import (
     publish_evaluation,
 )
 from components.model_registration.lineage import kfp_tags, lineage_tags
+from components.model_registration.page import write_page
 from components.services.events import say, warn
 from components.services.mlflow_server import first_line, mlflow_client, page, server_name, tracking_uri
 from components.services.progress import track
-from components.services.report import Block, Table, Text, write_report
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
 from components.settings import ModelRegistrationSettings
 from components.stages.outputs import Outputs
@@ -109,7 +109,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
         warn(f"MLFLOW_TRACKING_URI is not set, nothing was registered; weights: {uri}")
     registration |= {"source": uri, "manifest_sha256": sha, "files": files, "tags": tags}
     write_json(outputs.folder / "registration.json", registration)
-    _write_page(outputs.folder / "report.html", registration)
+    write_page(outputs.folder / "report.html", registration)
     shutil.rmtree(merged, ignore_errors=True)
     size = sum(entry["size"] for entry in files.values())
     metrics = {"bytes": float(size), "files": float(len(files))}
@@ -167,20 +167,3 @@ def _describe(folder: Path) -> dict[str, dict[str, Any]]:
             table[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": sha256_of_file(path)}
             bar.advance()
     return table
-
-
-def _write_page(path: Path, registration: Mapping[str, Any]) -> None:
-    name, version = registration["model_name"], registration["version"]
-    if version is None:
-        sentence = "Merged, and not registered: no MLflow server was named (MLFLOW_TRACKING_URI)."
-    else:
-        sentence = f"Version {version} of {name} has the alias {registration['alias']}: {registration['page']}"
-    size = sum(entry["size"] for entry in registration["files"].values())
-    files = [[file, entry["size"], entry["sha256"]] for file, entry in registration["files"].items()]
-    blocks: list[Block] = [
-        Text("Weights", f"{registration['source']}, {size / 1e6:,.1f} MB. The manifest {MANIFEST} beside them names "
-                        f"every file; its sha256 is {registration['manifest_sha256']}."),
-        Table("Where it comes from", ["tag", "value"], [[tag, value] for tag, value in registration["tags"].items()]),
-        Table("Files", ["name", "bytes", "sha256"], files),
-    ]  # fmt: skip
-    write_report(path, f"Registration of {name}", sentence, blocks)

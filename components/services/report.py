@@ -113,6 +113,7 @@ def write_report(path: Path, title: str, sentence: str, blocks: Sequence[Block])
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         TEMPLATE.read_text("utf-8")
     )
+    sentence = sentence.replace(" %", "\N{NO-BREAK SPACE}%")
     page = template.render(title=title, sentence=sentence, blocks=[_prepare(block) for block in blocks])
     with atomic_write(path) as file:
         file.write(_UNPRINTABLE.sub("\ufffd", page))

@@ -141,7 +141,7 @@ KILLS = [
     "components.model_registration.register.upload_file",
     "mlflow.MlflowClient.create_model_version",
     "mlflow.MlflowClient.set_registered_model_alias",
-    "components.model_registration.register.write_report",
+    "components.model_registration.register.write_page",
 ]
 
 
