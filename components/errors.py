@@ -1,6 +1,6 @@
-"""The two errors a user may meet: what they gave is wrong, or a service they named failed.
+"""The two errors a user may see: what they gave is wrong, or a service they named failed.
 
-Both carry one clear paragraph: what was wrong, where, what is allowed, how to mend it, and never the user and password
+Both carry one clear paragraph: what was wrong, where, what is allowed, how to fix it, and never the user and password
 of an address. Anything else that is raised is a defect of callforge itself.
 """
 

@@ -78,7 +78,7 @@ def read_json_lines(path: Path) -> list[Any]:
     """The values of a JSONL file. Only a newline ends a line: str.splitlines would cut texts at U+2028 and the like.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or a line is no JSON.
+        OSError, ValueError: the file cannot be read, or a line is not JSON.
     """
     with path.open(encoding="utf-8", newline="\n") as file:
         return [json.loads(line) for line in file if line.strip()]

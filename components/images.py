@@ -1,4 +1,4 @@
-"""The container images that pipelines run in: the one place where their names and tags stand.
+"""The container images that pipelines run in: the one place where their names and tags are.
 
 `images/` holds a Dockerfile for each. Two variables replace the names when pipelines are compiled, uploaded or
 submitted: CALLFORGE_REGISTRY and CALLFORGE_IMAGE_TAG, a commit as `images/build.sh` prints it. Kubeflow caches by the

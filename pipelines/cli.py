@@ -52,7 +52,7 @@ Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines A
 Namespace = Annotated[str | None, typer.Option(help="Kubeflow namespace, where there are several users.")]
 Out = Annotated[Path, typer.Option(help="Stage folder to write.")]
 StageRun = Annotated[
-    str | None, typer.Option("--run-id", help="Its run in S3 and MLflow. (default: one for this --out alone)")
+    str | None, typer.Option("--run-id", help="Its run in S3 and MLflow. (default: one for this --out only)")
 ]
 Model = Annotated[str, typer.Argument(help="Registered model.")]
 
@@ -76,8 +76,7 @@ def run(
 ) -> None:
     """Run the whole pipeline on this machine: refine, warm up, EGPO, evaluate, register.
 
-    `--run-id X` alone goes on with a run that was stopped, with the settings it had; its finished stages are not done
-    again.
+    `--run-id X` by itself continues a stopped run with the settings it had; its finished stages are not redone.
     """
     from components.settings import read_assignment
     from pipelines.local import RUNS, Request, run_here
@@ -192,7 +191,7 @@ def compile_command(
     if stale:
         console.print(f"stale: {', '.join(map(str, stale))}; run `callforge compile`")
         raise SystemExit(1)
-    console.print("compiled pipelines and docs/settings.md are of this code")
+    console.print("compiled pipelines and docs/settings.md are up to date")
 
 
 @app.command()
@@ -216,7 +215,7 @@ def submit(
     service_account: Annotated[
         str | None, typer.Option(help="Identity of the run's pods, e.g. callforge.  [default: the cluster's]")
     ] = None,
-    follow: Annotated[bool, typer.Option(help="Wait for the run and tell its states.")] = True,
+    follow: Annotated[bool, typer.Option(help="Wait for the run and print its states.")] = True,
     changes: Set = None,
 ) -> None:
     """Start a run on the cluster and follow it."""
@@ -249,8 +248,8 @@ def follow(
 def promote(
     model: Model,
     version: Annotated[str, typer.Argument(help="Version, by its number or one of its aliases.")],
-    to: Annotated[Alias, typer.Option(help="Alias it shall get.")] = Alias.champion,
-    force: Annotated[bool, typer.Option(help="Move the alias although the gate says no.")] = False,
+    to: Annotated[Alias, typer.Option(help="Alias to give it.")] = Alias.champion,
+    force: Annotated[bool, typer.Option(help="Move the alias even if the gate says no.")] = False,
 ) -> None:
     """Make a version challenger or champion, through the gate: no worse on BFCL than the champion."""
     from components.model_registration.promotion import promote as promote_version
@@ -274,7 +273,7 @@ def sync(
         Path | None, typer.Argument(help="Run directory or stage folder. (default: all runs of this directory)")
     ] = None,
 ) -> None:
-    """Send to MLflow what earlier runs could not, while it was away. Giving it twice sends nothing twice."""
+    """Send to MLflow what earlier runs could not, while it was away. Running it twice sends nothing twice."""
     from components.services.mlflow_server import tracking_uri
     from components.services.tracking import send_runs
     from pipelines.embedded import embedded_services
@@ -286,13 +285,13 @@ def sync(
         if not tracking_uri():
             os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
         lines = list(send_runs(folder or RUNS))
-    for line in lines or ["there is nothing that MLflow does not have"]:
+    for line in lines or ["MLflow has everything already"]:
         console.print(line)
 
 
 @app.command()
 def doctor() -> None:
-    """Is everything this machine needs there, and if not, what to do."""
+    """Check that this machine has everything it needs, and say what to do if not."""
     from pipelines.doctor import examine
 
     healthy = True
@@ -381,7 +380,7 @@ def main() -> None:
     if debug:
         sys.argv.remove("--debug")
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that has not every letter
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that cannot show every letter
     try:
         raise SystemExit(app(standalone_mode=False))
     except Exception as error:

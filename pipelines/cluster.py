@@ -1,6 +1,6 @@
 """The cluster side of the command line: compile and upload the pipelines, start a run, follow it.
 
-Talks to the Kubeflow Pipelines API alone (kfp.Client): no kubectl, no rights beyond those of the API. Credentials are
+Talks only to the Kubeflow Pipelines API (kfp.Client): no kubectl, no rights beyond those of the API. Credentials are
 those of kfp.Client: a kubeconfig, a service account in the cluster, or KFP_TOKEN. Tested against a small fake of the
 API; never yet run against a real one (docs/kubeflow.md).
 """

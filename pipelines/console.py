@@ -1,5 +1,5 @@
-"""The one way to the terminal. Whatever is printed may hold text of others (settings, file names, records, answers of
-servers): control characters become escapes that can be read, and square brackets are no markup."""
+"""The one way to the terminal. Whatever is printed may hold foreign text (settings, file names, records, answers of
+servers): control characters become escapes that can be read, and square brackets are not markup."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from components.services.events import visible
 
 
 class Console(rich.console.Console):
-    """rich's console, for which every string is plain text of anybody; styles are given apart."""
+    """rich's console, which takes every string as plain text; styles are given separately."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, "soft_wrap": True} | options)

@@ -1,5 +1,5 @@
-"""Is everything this machine, and the services its environment names, need there? Looks; changes nothing but a probe
-object in S3."""
+"""Checks that this machine, and the services its environment names, have all that is needed. Changes nothing but a
+probe object in S3."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WANTED_DISK, WANTED_MEMORY = 8e9, 6e9
 
 
 class Finding(NamedTuple):
-    """One line: `fine` False is something to mend."""
+    """One line: `fine` False is something to fix."""
 
     name: str
     fine: bool
@@ -38,7 +38,7 @@ class Finding(NamedTuple):
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything; yields a finding each, as they come."""
+    """Look at everything; yields each finding as it comes."""
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding("Python", sys.version_info >= (3, 11), f"{version} ({sys.executable}); 3.11 or newer is wanted")
     for name, what in PACKAGES.items():
@@ -65,7 +65,7 @@ def _storage() -> Finding:
         return Finding(
             "S3",
             True,
-            f"{endpoint()}; set {ARTIFACT_ROOT_VARIABLE}=s3://bucket/prefix to have it tried",
+            f"{endpoint()}; set {ARTIFACT_ROOT_VARIABLE}=s3://bucket/prefix to have it tested",
         )
     try:
         check_bucket(root)
@@ -87,7 +87,7 @@ def _tracking() -> Finding:
 def _kubeflow() -> Finding:
     address = os.environ.get("KFP_ENDPOINT", "")
     if not address:
-        return Finding("Kubeflow", True, "none named (KFP_ENDPOINT): needed for `callforge upload` and `submit` alone")
+        return Finding("Kubeflow", True, "none named (KFP_ENDPOINT): needed only for `callforge upload` and `submit`")
     try:
         check_api(address)
     except CallforgeError as error:

@@ -79,7 +79,7 @@ def embedded_services(folder: Path) -> Iterator[dict[str, str]]:
 
 
 def _pass_proxies_by() -> None:
-    """What listens on 127.0.0.1 is not asked through a proxy, by this process and those it starts."""
+    """Keep this process and those it starts from reaching 127.0.0.1 through a proxy."""
     for name in ("no_proxy", "NO_PROXY"):
         hosts = os.environ.get(name, "")
         if "127.0.0.1" not in hosts.split(","):

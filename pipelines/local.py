@@ -50,7 +50,7 @@ STOP_SECONDS = 60.0  # a stage that is told to stop may be in a long step
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked of a run. Without a profile, what the run directory remembers is gone on with."""
+    """What is asked of a run. Without a profile, it continues with what the run directory remembers."""
 
     run_id: str
     profile: str | None = None
@@ -69,7 +69,7 @@ def run_here(request: Request, console: Console) -> Path:
     """Run the pipeline `train` under kfp.local; a finished stage is not done again. Returns the run directory.
 
     Raises:
-        InputError: wrong settings, or another process is at the same run.
+        InputError: wrong settings, or another process is working on the same run.
         CallforgeError: as the stage that failed raised it, with its exit code.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the stage at work was asked to stop, and waited for.
     """
@@ -92,7 +92,7 @@ def run_here(request: Request, console: Console) -> Path:
 
 @contextmanager
 def _own(folder: Path) -> Iterator[None]:
-    """Hold the run directory alone, without what an earlier attempt left for those who watched it."""
+    """Hold the run directory exclusively, without what an earlier attempt left for those who watched it."""
     with ExitStack() as held:
         try:
             held.enter_context(sole_run(folder))
@@ -124,12 +124,12 @@ def _resolve(folder: Path, request: Request) -> tuple[Profile, Settings]:
         resolve_settings(base)
     except InputError as error:
         raise InputError(
-            f"{folder / REQUEST}: the run was begun with settings that this version does not take ({error}); name a "
+            f"{folder / REQUEST}: the run was begun with settings that this version does not accept ({error}); name a "
             f"profile (--profile {name}) to begin it again, or another run id"
         ) from None
     settings = resolve_settings(default, base, request.settings, {"run.run_id": request.run_id})
     if any(step.gpus for step in profile.resources.values()) and not any(Path("/dev").glob("nvidia[0-9]*")):
-        raise InputError(f"profile {name}: it wants a GPU and this machine has none; --profile demo wants none")
+        raise InputError(f"profile {name}: it needs a GPU and this machine has none; --profile demo needs none")
     return profile, settings
 
 
@@ -204,7 +204,7 @@ def _run_pipeline(folder: Path, environment: dict[str, str], console: Console) -
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines.local_pipeline", str(folder)],
             env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            start_new_session=True,  # Ctrl-C is ours to handle: the stage at work is asked, not hit
+            start_new_session=True,  # Ctrl-C is ours to handle: the stage at work is asked to stop, not killed
         )  # fmt: skip
     try:
         with Terminal(console, folder / PROGRESS) as terminal:

@@ -21,7 +21,7 @@ PIPELINE = "pipeline"  # in the place of a stage's name, where none is to blame
 
 
 def main(folder: Path) -> int:
-    """Run it; 1 when it failed. A step leaves its reason in its own error.json; any other is announced."""
+    """Run it; 1 when it failed. A step leaves its reason in its own error.json; any other is reported as an event."""
     join_run()
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # meant for the step: wait for its end
     try:

@@ -22,7 +22,7 @@ Application = Callable[[Scope, Callable[[], Awaitable[Any]], Callable[[Any], Awa
 
 
 def with_login(application: Application, user: str, password: str) -> Application:
-    """An ASGI application that answers only who shows user and password (HTTP Basic, as browsers ask for it)."""
+    """An ASGI application that answers only those who send user and password (HTTP Basic, as browsers ask for it)."""
     expected = b"Basic " + b64encode(f"{user}:{password}".encode())
 
     async def guarded(scope: Scope, receive: Any, send: Any) -> None:

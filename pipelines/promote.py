@@ -14,12 +14,12 @@ def promote(profile: Profile) -> Any:
 
     @dsl.pipeline(name="callforge-promote", description="Makes a registered version challenger or champion.")
     def pipeline(model_name: str = "callforge", version: str = "candidate", alias: str = "champion") -> None:
-        """Make a registered version the champion, when the gate lets it.
+        """Make a registered version the champion, if the gate allows it.
 
         Args:
             model_name: Registered model in MLflow.
             version: Number of the version, or an alias it has, such as candidate or challenger.
-            alias: Alias it shall get: challenger or champion. The gate compares it with the champion by BFCL results.
+            alias: Alias to give it: challenger or champion. The gate compares it with the champion by BFCL results.
         """
         task = promote_version(model_name=model_name, version=version, alias=alias)
         task.set_caching_options(False)  # the champion may have changed since

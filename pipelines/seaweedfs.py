@@ -1,8 +1,8 @@
 """A SeaweedFS server of one machine's user: how it is started, who may use it, and when it is ready.
 
-Only its S3 port serves anybody, and that one wants signed requests. The parts behind it (master, volume, filer) talk to
-each other over ports as well, which every user of the machine can reach: their HTTP is off, or wants a token signed
-with a key that lasts as long as the server, and their gRPC wants a certificate that lies in the private folder.
+Only its S3 port serves anybody, and that one requires signed requests. The parts behind it (master, volume, filer) talk
+to each other over ports as well, which every user of the machine can reach: their HTTP is off, or requires a token
+signed with a key that lasts as long as the server, and their gRPC requires a certificate from the private folder.
 """
 
 from __future__ import annotations

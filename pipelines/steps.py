@@ -1,4 +1,4 @@
-"""How a step is told what it needs from a cluster: resources, and where endpoints and credentials come from."""
+"""Gives a step what it needs from a cluster: resources, endpoints and credentials."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ SECRET_KEYS = (
 
 
 def kfp_step(stage: Stage) -> Any:
-    """The KFP component of a stage: it has the name of its room."""
-    return getattr(import_module(f"{stage.room}.component"), stage.room.rpartition(".")[2])
+    """The KFP component of a stage: it has the name of its package."""
+    return getattr(import_module(f"{stage.package}.component"), stage.package.rpartition(".")[2])
 
 
 def prepare_step(task: Any, name: str, profile: Profile) -> Any:

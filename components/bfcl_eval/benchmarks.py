@@ -1,4 +1,4 @@
-"""What one evaluation directory is about: which questions, who grades them, and where it lies in the stage folder."""
+"""What one evaluation directory is about: which questions, who grades them, and where it is in the stage folder."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def bfcl(config: BfclEvalSettings) -> Benchmark:
 
 
 def benchmarks(config: BfclEvalSettings, records: Path | None) -> list[Benchmark]:
-    """One's own held-out records, where there are some, and BFCL: in the order in which they are shown.
+    """The run's own held-out records, where there are some, and BFCL: in the order in which they are shown.
 
     Args:
         records: the folder of data_refine.

@@ -1,7 +1,7 @@
 """An answer's text read as calls by the rules of BFCL's own decoder, and without its eval().
 
 The leaderboard decodes what prompting models write more leniently than our training does (function_calls/parse.py):
-missing brackets are added, back quotes taken off, variables read as strings, positional arguments dropped, arithmetic
+missing brackets are added, back quotes removed, variables read as strings, positional arguments dropped, arithmetic
 computed. Scores follow the leaderboard, so that the official tool gives the same on our generations. Two things differ,
 since model output is never evaluated here: of arithmetic only numbers are computed and literals joined (`3*4`,
 `"a" + "b"`), where the official eval() takes any expression that runs (`max(1, 2)*3`); and texts and computed integers
@@ -32,7 +32,7 @@ def decode(text: str) -> list[dict[str, Any]] | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd escapes in model output are nobody's to mend
+            warnings.simplefilter("ignore")  # odd escapes in model output are nobody's to fix
             body = ast.parse(text.strip().strip("'"), mode="eval").body
         # Behind a comment the bracket added at the end closes nothing: `[f](a=1) #` is a call, `[f](), g() #` a tuple.
         items = [body] if isinstance(body, ast.Call) else getattr(body, "elts", [None])

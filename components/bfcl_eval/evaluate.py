@@ -36,7 +36,7 @@ from components.stages.outputs import Outputs
 if TYPE_CHECKING:
     from components.bfcl_eval.models import Answering, Subject
 
-ADAPTERS = "adapters"  # folder beside the journals, where vLLM finds what it shall load
+ADAPTERS = "adapters"  # folder beside the journals, where vLLM finds what it is to load
 
 
 def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:

@@ -19,7 +19,7 @@ from components.function_calls.parse import parse_calls
 from components.function_calls.prompt import ToolNames
 
 # A model name the official tool knows, with the plain decoder for prompting models and dots kept in function names.
-# It stands in paths and commands of the official tool and says nothing about the model evaluated.
+# It appears in paths and commands of the official tool and says nothing about the model evaluated.
 OFFICIAL_NAME = "Qwen/Qwen3-4B-Instruct-2507"
 
 

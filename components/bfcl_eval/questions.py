@@ -40,7 +40,7 @@ class Question:
     functions: list[dict[str, Any]]
     gold: list[dict[str, Any]] | None
     record: Record | None = None
-    """What it was made of, where it is a record of one's own and not the benchmark's."""
+    """What it was made of, where it is a held-out record and not one of the benchmark's."""
 
     def prompt(self) -> Prompt:
         """The prompt that the model gets."""
@@ -57,7 +57,7 @@ def load_questions(categories: Sequence[str], sample_per_category: int = 0, seed
     """The questions of `categories`, in that order and in the benchmark's order within each.
 
     Args:
-        sample_per_category: so many of each category (all, where it has fewer); 0 takes all. A question's place in
+        sample_per_category: this many of each category (all, where it has fewer); 0 takes all. A question's place in
             the draw depends only on its id and `seed`: a larger sample contains the smaller one.
 
     Raises:

@@ -38,7 +38,7 @@ class Comparison:
 
 
 def obstacles(first: Scores, second: Scores) -> list[str]:
-    """What was measured otherwise, in words; two evaluations may be compared when there is nothing.
+    """What was measured differently, in words; two evaluations may be compared when there is nothing.
 
     Who sampled (transformers or vLLM) may differ: the distribution drawn from is the same.
     """
@@ -57,12 +57,12 @@ def compare(first: Evaluation, second: Evaluation) -> Comparison:
     """Pair the outcomes of two models by question.
 
     Raises:
-        InputError: they were measured otherwise (see obstacles).
+        InputError: they were measured differently (see obstacles).
     """
     if found := obstacles(first.scores, second.scores):
         raise InputError(
             f"{second.scores.model.name} and {first.scores.model.name} cannot be compared, because they were not "
-            f"measured alike ({'; '.join(found)}); evaluate both with the same settings"
+            f"measured in the same way ({'; '.join(found)}); evaluate both with the same settings"
         )
     return compare_outcomes(first.outcomes, second.outcomes)
 

@@ -75,7 +75,7 @@ GROUPS = {
     "multi_turn": MULTI_TURN,
     "agentic": AGENTIC,
 }
-# What calling costs in irrelevance, beside what it brings: by this a trained model is held against its base.
+# What calling costs in irrelevance, beside what it brings: by this a trained model is compared with its base.
 BALANCE = Mean((CALLS, IRRELEVANCE))
 
 
@@ -100,7 +100,7 @@ def category_weights(mean: Mean, asked: Collection[str] | None = None) -> dict[s
 def official_means(accuracy: Mapping[str, float]) -> dict[str, float]:
     """The leaderboard's groups and overall, in which a category that was not asked counts 0.
 
-    `overall_of_asked` is the overall with its weights spread over what was asked: no figure of the leaderboard.
+    `overall_of_asked` is the overall with its weights spread over what was asked: not a figure of the leaderboard.
     """
     means = {
         name: sum(weight * accuracy.get(category, 0.0) for category, weight in category_weights(mean).items())

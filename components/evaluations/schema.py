@@ -52,7 +52,7 @@ class Outcome(_Part):
 
 
 class EvaluatedModel(_Part):
-    """What was evaluated: `name` for people, `weights_sha256` of its own files (an adapter's alone), for machines."""
+    """What was evaluated: `name` for people, `weights_sha256` of its own files (an adapter's only), for machines."""
 
     name: str
     reference: str
@@ -134,9 +134,11 @@ class Scores(_Part):
     def _adds_up(self) -> Scores:
         for name, entry in self.categories.items():
             if abs(entry.correct - entry.accuracy * entry.n) > 1e-6 * entry.n:
-                raise ValueError(f"{name}: {entry.correct:g} of {entry.n} right is no accuracy of {entry.accuracy:g}")
+                raise ValueError(
+                    f"{name}: {entry.correct:g} of {entry.n} right is not an accuracy of {entry.accuracy:g}"
+                )
         if sum(entry.n for entry in self.categories.values()) != self.questions.asked:
-            raise ValueError("the questions of the categories are not as many as were asked")
+            raise ValueError("the categories do not add up to the questions asked")
         return self
 
 
@@ -288,7 +290,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     outcomes = _read_outcomes(path)
     seen = {(outcome.id, outcome.sample) for outcome in outcomes}
     if len(seen) < len(outcomes):
-        raise InputError(f"{path}: not ours, because a sample of a question stands there twice")
+        raise InputError(f"{path}: not ours, because a sample of a question is there twice")
     if questions_digest(question_shares(outcomes)) != scores.questions.ids_sha256:
         raise InputError(f"{path}: it does not belong to {SCORES} beside it, because it has other questions")
     for name, found in by_category(outcomes).items():

@@ -1,8 +1,8 @@
 """One change of a model's aliases at a time, and whole.
 
-The registry has no transaction and no compare-and-set. So whoever changes aliases first puts up a tag of its own on the
+The registry has no transaction and no compare-and-set. So whoever changes aliases first sets a tag of its own on the
 registered model and then reads all such tags: of two at the same time at least one sees the other, and withdraws. What
-shall be written is stored in that tag before the first write, and the tag is removed after the last one. A change that
+is to be written is stored in that tag before the first write, and the tag is removed after the last one. A change that
 was killed in between is finished by whoever comes next; its owner is known to be gone when its process is, or, on
 another machine, after LEASE_SECONDS.
 """
@@ -74,7 +74,7 @@ class Change:
         self.client.delete_registered_model_tag(self.model, TAG + self.token)
 
     def _begin(self) -> bool:
-        """Put up the tag; False, and taken down again, where another change is under way."""
+        """Set the tag; False, and removed again, where another change is under way."""
         self._put_up()
         others = {token: plan for token, plan in _plans(self.client, self.model).items() if token != self.token}
         if any(plan is not None and not _is_gone(token, plan) for token, plan in others.items()):

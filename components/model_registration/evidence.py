@@ -43,7 +43,7 @@ def publish_evaluation(folder: Path, root: str) -> str:
 
 
 def decide(candidate: Mapping[str, str], champion: Mapping[str, str] | None) -> Decision:
-    """The gate's decision on two versions, by their tags; without a champion the candidate is held against its base.
+    """The gate's decision on two versions, by their tags; without a champion the candidate is compared with its base.
 
     Raises:
         InputError, WorkError: an evaluation that a tag names cannot be read.

@@ -1,7 +1,7 @@
 """Whether a model may be promoted: a pure function of two evaluations. Reads nothing, moves nothing.
 
 Everything is decided by 95 % intervals of paired differences on the same questions (evaluations/intervals.py), so each
-rule has three ends: met, failed, or undecided because the questions are too few. Only what is met lets a model pass.
+rule is met, failed, or undecided because there are too few questions. A model passes only when every rule is met.
 
 Against the champion: better in calls or in irrelevance, and in no group a loss of MARGIN or more. Of two equal models
 one is let through at most 5 times in 100: there are two chances of 2.5 in 100.
@@ -37,7 +37,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Decision:
-    """All rules that were asked."""
+    """All rules that were checked."""
 
     rules: tuple[Rule, ...]
 
@@ -121,7 +121,9 @@ def _measured_alike(candidate: Evaluation, other: Evaluation, name: str) -> Deci
     found = obstacles(other.scores, candidate.scores)
     if not found:
         return None
-    return refused(f"it was not measured as {name} was ({'; '.join(found)}); evaluate both with the same settings")
+    return refused(
+        f"it was measured differently from {name} ({'; '.join(found)}); evaluate both with the same settings"
+    )
 
 
 def _shown(difference: Difference) -> str:

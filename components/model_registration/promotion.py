@@ -29,7 +29,7 @@ LONGEST_HISTORY = 100
 
 
 def promote(model: str, version: str, alias: str, force: bool = False) -> list[str]:
-    """Give `alias`, challenger or champion, to a version when the gate lets it; returns what was done, line by line.
+    """Give `alias`, challenger or champion, to a version if the gate allows it; returns what was done, line by line.
 
     A promotion that was killed is finished by the next one, or by `roll_back`.
 
@@ -58,7 +58,7 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
                 "`callforge promote --force` overrides the gate"
             )
         if holder(client, model, CHAMPION) != champion:
-            raise WorkError(f"{model}: somebody moved the champion while the gate was asked; promote again")
+            raise WorkError(f"{model}: somebody moved the champion while the gate was deciding; promote again")
         lines += [f"gate: {rule.verdict}: {rule.reason}" for rule in decision.rules]
         if alias == CHAMPION:
             history = _champions(client, model, champion)

@@ -7,7 +7,7 @@ from components import images
 
 @dsl.component(base_image=images.LIGHT, install_kfp_package=False)
 def promote_version(model_name: str, version: str, alias: str, decision: dsl.Output[dsl.Markdown]):
-    """Give a registered version the alias, when it is no worse than the champion.
+    """Give a registered version the alias, if the gate allows it.
 
     Args:
         model_name: registered model.

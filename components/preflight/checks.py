@@ -1,7 +1,7 @@
 """The first step of every run: settings resolved, and everything they name looked at, before a model is loaded.
 
-Takes seconds, asks for no GPU, and tells all problems at once. What only the node of a later step can know (is there a
-CUDA device, is vLLM in its image?) is looked at only where all steps share this machine.
+Takes seconds, asks for no GPU, and reports all problems at once. What only the node of a later step can know (is there
+a CUDA device, is vLLM in its image?) is looked at only where all steps share this machine.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
 
 
 def _goes_without(settings: Settings) -> Iterator[str]:
-    """The services that a run on a cluster has not, each with what follows: it may be meant so, and costs GPU hours."""
+    """The services that a run on a cluster lacks, each with the consequence: it may be meant, and costs GPU hours."""
     if not settings.run.artifact_root:
         yield (
             f"no S3 is named (parameter artifact_root, or {ARTIFACT_ROOT_VARIABLE} in the ConfigMap): there will be no "
@@ -115,7 +115,7 @@ def _goes_without(settings: Settings) -> Iterator[str]:
 
 
 def _write_folder(folder: Path, values: dict[str, Any]) -> None:
-    """A run directory has a folder of the same make for every stage; this one holds the resolved settings."""
+    """A run directory has a folder of the same form for every stage; this one holds the resolved settings."""
     (folder / ERROR).unlink(missing_ok=True)
     write_config(folder, Config(stage=PREFLIGHT, settings=values, identity={"settings": values}))
     (folder / METRICS).touch()
@@ -201,7 +201,7 @@ def _check_base_model(reference: str, here: bool) -> None:
         if not _holds(reference, "config.json"):
             raise InputError(
                 f"{name}: {reference}: there is no config.json with *.safetensors beside it; give a model directory "
-                "(an adapter is none, nor is the folder of a stage)"
+                "(not an adapter, nor the folder of a stage)"
             )
     elif found := HUB_ID.fullmatch(reference):
         _check_hub(name, found, here)
@@ -232,7 +232,7 @@ def _check_model(uri: str) -> None:
 
 
 def _holds(place: str, *configs: str) -> bool:
-    """Whether weights lie beside one of `configs`: config.json alone is in the folder of every stage."""
+    """Whether weights are beside one of `configs`: config.json alone is in the folder of every stage."""
     names = names_below(place)
     return any(config in names for config in configs) and any(name.endswith(".safetensors") for name in names)
 
@@ -265,11 +265,11 @@ def _check_hub(name: str, found: re.Match[str], here: bool) -> None:
             "or set HF_HUB_OFFLINE=1 where the model is in the hub cache of the machine or image"
         ) from None
     if status >= 500 or status == 429:
-        raise InputError(f"{text} is ill (HTTP {status}); try again later")
+        raise InputError(f"{text} is failing (HTTP {status}); try again later")
     if status >= 400:  # without a login, the hub says 401 to what does not exist as well
         raise InputError(
             f"{text} does not give its config.json (HTTP {status}): there is no such model, revision or file, or it "
-            f"wants a login; {mend}, or set HF_TOKEN to that of a user who accepted the model's terms"
+            f"requires a login; {mend}, or set HF_TOKEN to that of a user who accepted the model's terms"
         )
 
 

@@ -20,7 +20,7 @@ def preflight(
     settings: str,
     job_id: str,
     model: str = "",
-) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form alone
+) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form only
     "Resolved",
     [
         ("run", str),

@@ -1,7 +1,7 @@
 """Whether this machine's disks have room for a run: a sum over what its stages write, from the size of the base model.
 
 The size is looked up where it can be without fetching weights; where it cannot, only the least that any run takes is
-asked for. A step on a cluster has a disk of its own node, which nothing here can see.
+required. A step on a cluster has a disk of its own node, which nothing here can see.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a stage lets people know while it works: it began or ended, a line, a warning, a metric, where a bar stands.
+"""What a stage reports while it works: its start and end, a line, a warning, a metric, the state of a bar.
 
 Every event is one line of JSON in the file that CALLFORGE_PROGRESS_FILE names, for whoever draws the run (`read_event`
 is their reader), and, except metrics and bars, a plain line on standard output, which is what KFP keeps as a step's
@@ -78,7 +78,7 @@ class MetricEvent(_Line):
 
 
 class BarEvent(_Line):
-    """Where a bar stands; `label` and `pid` together name it. `total` and `remaining_s` are None where unknown; `rate`
+    """The state of a bar; `label` and `pid` together name it. `total` and `remaining_s` are None where unknown; `rate`
     is units a second."""
 
     event: Literal["bar"] = "bar"
@@ -127,20 +127,20 @@ def say(*lines: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Something that a person should look at, though the work goes on. Every process may."""
+    """Something that a person should look at, though the work continues. Any process may warn."""
     text = shortened(text)
     write(TextEvent(event="warning", stage=_stage(), rank=rank(), text=text))
     _print(_stage(), warning_line(text, rank()))
 
 
 def trace(error: BaseException) -> None:
-    """The traceback of an error that nobody foresaw: for the log, no event."""
+    """The traceback of an error that nobody foresaw: for the log, not an event."""
     with suppress(OSError, ValueError):
         print(visible("".join(traceback.format_exception(error))), end="", flush=True)
 
 
 def metric(step: int, values: Mapping[str, float]) -> None:
-    """The numbers of one step, for who draws the run; metrics.jsonl and MLflow keep them."""
+    """The numbers of one step, for whoever draws the run; metrics.jsonl and MLflow keep them."""
     if rank() == 0:
         write(MetricEvent(stage=_stage(), step=step, values=dict(values)))
 

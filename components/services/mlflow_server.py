@@ -52,7 +52,7 @@ def find_run(run: RunSettings) -> tuple[str, str]:
 
 
 def mlflow_client() -> Any:
-    """An MLflow client for MLFLOW_TRACKING_URI, after a look whether the server answers.
+    """An MLflow client for MLFLOW_TRACKING_URI, after checking that the server answers.
 
     Raises:
         InputError: it does not.
@@ -69,12 +69,12 @@ def check_server(uri: str) -> None:
     """Ask an MLflow server for a sign of life, in seconds; any answer counts, also one that wants a login.
 
     Raises:
-        InputError: nobody answers at `uri`, or it is no http(s) address; a certificate that MLflow's variables name
+        InputError: nobody answers at `uri`, or it is not an http(s) address; a certificate that MLflow's variables name
             cannot be read.
     """
     if not uri.startswith(("http://", "https://")):
         raise InputError(
-            f"MLFLOW_TRACKING_URI: {server_name(uri)!r} is no http(s) address; set it to "
+            f"MLFLOW_TRACKING_URI: {server_name(uri)!r} is not an http(s) address; set it to "
             f"http(s)://host:port, or unset it"
         )
     try:
@@ -87,7 +87,9 @@ def check_server(uri: str) -> None:
             f"address (or MLFLOW_TRACKING_TOKEN), or unset the variable to do without"
         ) from None
     if status >= 500:
-        raise InputError(f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is ill (HTTP {status}); see its log")
+        raise InputError(
+            f"MLFLOW_TRACKING_URI: the server at {server_name(uri)} is failing (HTTP {status}); see its log"
+        )
 
 
 def _mlflow_trust() -> ssl.SSLContext:
@@ -110,7 +112,7 @@ def _mlflow_trust() -> ssl.SSLContext:
 def check_access(run: RunSettings) -> None:
     """Do what the stages of `run` will do: open its MLflow run, tag it, give it a file, end it.
 
-    A server that takes no files is no obstacle: pages and tables are in the stage folders too. One line says so.
+    A server that takes no files is not an obstacle: pages and tables are in the stage folders too. One line says so.
 
     Raises:
         InputError: the server does not answer, or refuses.

@@ -1,4 +1,4 @@
-"""What of one stage is not in MLflow yet: lines of its metrics.jsonl, and a few entries that were logged besides.
+"""What of one stage is not in MLflow yet: lines of its metrics.jsonl, and a few entries that were logged as well.
 
 The stage folder is the truth, and MLflow is made to agree with it: `.tracking.json` beside metrics.jsonl remembers the
 MLflow run, how many lines were sent, and what could not be. So whatever a kill or a server that was away left behind is
@@ -163,7 +163,7 @@ class Outbox:
             count += len(batch)
 
     def _lines(self, first: int) -> Iterator[tuple[int, Mapping[str, float]]]:
-        """Step and numbers of the whole lines from number `first` on; nothing for one that is no such line."""
+        """Step and numbers of the whole lines from number `first` on; nothing for one that is not such a line."""
         try:
             file = (self.folder / METRICS).open("rb") if self.folder else None
         except OSError:

@@ -7,7 +7,7 @@ Where it is shown depends on who looks:
 - standard error is a terminal: a bar, drawn by rich.
 - otherwise: a line at most every five seconds.
 
-Of several processes that do one thing together the first alone shows it (RANK, as torchrun sets it).
+Of several processes that do one thing together only the first shows it (RANK, as torchrun sets it).
 
 `advance` only counts; a thread does the showing, so it may be called a million times a second.
 """
@@ -85,7 +85,7 @@ class Track(Generic[Item]):
         self.done += units
 
     def state(self) -> BarEvent:
-        """Where the bar stands now."""
+        """The current state of the bar."""
         elapsed = time.monotonic() - self._started
         rate = (self.done - self._first) / elapsed if elapsed > 0 else 0.0
         remaining = max(self.total - self.done, 0) / rate if self.total is not None and rate > 0 else None

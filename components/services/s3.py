@@ -110,7 +110,7 @@ def faults(uri: str, later: bool = False) -> Iterator[None]:
     """Turn what boto3 raises into one paragraph.
 
     Args:
-        later: what is asked worked before, so that a refusal or silence is not the input's fault.
+        later: the same request worked before, so that a refusal or silence is not the input's fault.
     """
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError

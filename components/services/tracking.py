@@ -110,7 +110,7 @@ class MlflowTracker(Tracker):
             self._wanted.wait_for(lambda: self._tried >= number, CLOSING_SECONDS)
 
     def close(self) -> None:
-        """Send what is waiting, as long as there is progress; say what is left, and remember it."""
+        """Send what is waiting, as long as there is progress; print what is left, and remember it."""
         with self._wanted:
             self._closing = True
             self._wanted.notify_all()

@@ -1,7 +1,7 @@
 """One short question to an http(s) server, for checks: is it there, does it let us in, what does it say?
 
-No patience: who asks wants to know now. Nothing of a user and password in an address, or of a token, gets into an
-error. The conversations themselves are led by the services' own clients.
+No retries: callers want to know now. Nothing of a user and password in an address, or of a token, gets into an
+error. The work itself goes through the services' own clients.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Answer(NamedTuple):
 
 
 class NoAnswerError(Exception):
-    """Nobody answers who speaks HTTP; the text says why."""
+    """Nobody who speaks HTTP answers; the text says why."""
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
@@ -44,10 +44,10 @@ def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext
     """Send one request; a user and password in `url` go as a Basic header, else `token` as a Bearer one.
 
     Args:
-        trust: whom to believe over https; None: trusted().
+        trust: the authorities to trust over https; None: trusted().
 
     Raises:
-        NoAnswerError: nobody answers at `url`, or it is no http(s) address.
+        NoAnswerError: nobody answers at `url`, or it is not an http(s) address.
     """
     if not url.startswith(("http://", "https://")):
         raise NoAnswerError("an http(s) address is wanted")
@@ -68,7 +68,7 @@ def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext
     except OSError as error:
         raise NoAnswerError(str(getattr(error, "reason", error))) from None
     except (ValueError, http.client.InvalidURL):  # their texts quote the address, password and all
-        raise NoAnswerError("this is no valid address; in a password, %2F stands for / and %40 for @") from None
+        raise NoAnswerError("this is not a valid address; in a password, %2F stands for / and %40 for @") from None
     except http.client.HTTPException:
         raise NoAnswerError("what answers there does not speak HTTP") from None
 

@@ -23,7 +23,7 @@ class Stage:
     """Of its folder, its KFP step and its metrics."""
     section: str
     """Its section of the settings."""
-    room: str
+    package: str
     """The package it lives in; its KFP step is `component` there."""
     function: Callable[..., Mapping[str, float]]
     """What it runs."""
@@ -59,7 +59,7 @@ STAGES = (
     Stage(
         name="data_refine",
         section="data_refine",
-        room="components.data_refine",
+        package="components.data_refine",
         function=_later("components.data_refine.refine"),
         image=images.LIGHT,
         output="refined",
@@ -69,7 +69,7 @@ STAGES = (
     Stage(
         name="sft_warmup",
         section="sft_warmup",
-        room="components.sft_warmup",
+        package="components.sft_warmup",
         function=_later("components.sft_warmup.warmup"),
         image=images.TRAIN,
         inputs={"records": "data_refine"},
@@ -80,7 +80,7 @@ STAGES = (
     Stage(
         name="egpo_rl",
         section="egpo_rl",
-        room="components.egpo_rl",
+        package="components.egpo_rl",
         function=_later("components.egpo_rl.train"),
         image=images.TRAIN,
         inputs={"records": "data_refine", "model": "sft_warmup"},
@@ -93,7 +93,7 @@ STAGES = (
     Stage(
         name="bfcl_eval",
         section="bfcl_eval",
-        room="components.bfcl_eval",
+        package="components.bfcl_eval",
         function=_later("components.bfcl_eval.evaluate"),
         image=images.TRAIN,
         inputs={"records": "data_refine", "sft_warmup": "sft_warmup", "egpo_rl": "egpo_rl"},
@@ -105,7 +105,7 @@ STAGES = (
     Stage(
         name="model_registration",
         section="model_registration",
-        room="components.model_registration",
+        package="components.model_registration",
         function=_later("components.model_registration.register"),
         image=images.TRAIN,
         inputs={"model": "egpo_rl", "evaluation": "bfcl_eval"},
@@ -117,7 +117,7 @@ STAGES = (
 ONE_EVALUATION = Stage(
     name="bfcl_eval",
     section="bfcl_eval",
-    room="components.bfcl_eval",
+    package="components.bfcl_eval",
     function=_later("components.bfcl_eval.evaluate", "run_one"),
     image=images.TRAIN,
     output="evaluation",

@@ -1,6 +1,6 @@
 """Runs one stage in its folder, unless the same work is done there already, and publishes what it made.
 
-What the stage computes is none of this module's business.
+It knows nothing of what a stage computes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def execute_stage(
     """Run one stage in `folder` unless its manifest says that the same work is done there already.
 
     The same work means: equal identity (identity.py). A folder with the same unfinished work, or with a shorter one
-    that may be gone on with, is handed to the stage as it is, so that it resumes. Under torchrun every process calls
+    that may be continued, is given to the stage as it is, so that it resumes. Under torchrun every process calls
     this alike, and the first one owns the folder.
 
     Args:
@@ -191,7 +191,7 @@ def _earlier_config(folder: Path, stage: str) -> Config | None:
 
 
 def _prepare(folder: Path, earlier: Config | None, decided: Config, config: Section, replace: bool) -> None:
-    """Make `folder` ready for the work: as it is where it may be gone on with, else new."""
+    """Make `folder` ready for the work: as it is where it may be continued, else new."""
     # A folder that is replaced is renamed before it is deleted: a kill must not leave it half there under its name.
     doomed = folder.with_name(f".{folder.name}.old")
     shutil.rmtree(doomed, ignore_errors=True)
@@ -229,7 +229,7 @@ def _withdraw(folder: Path) -> None:
 
 
 class UnexpectedError(WorkError):
-    """What no one foresaw, in one line; its cause has the traceback."""
+    """An unforeseen error in one line; its cause has the traceback."""
 
 
 def _unexpected(stage: Stage, folder: Path, error: Exception) -> UnexpectedError:
@@ -248,5 +248,5 @@ def _leave_reason(folder: Path, stage: str, failure: CallforgeError) -> None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    """Drop what a finished stage would go on from: KFP uploads a folder whole, and every later step downloads it."""
+    """Drop what a finished stage would resume from: KFP uploads a folder whole, and every later step downloads it."""
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

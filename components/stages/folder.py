@@ -1,7 +1,7 @@
 """The folder of a stage: the files in it, what they hold, and who may write there.
 
 `config.json` says what work the folder holds, `metrics.jsonl` has one object a line, `manifest.json` names size and
-sha256 of every output and is written last. Whatever else is in a folder came from somebody else: it is refused in a
+sha256 of every output and is written last. Whatever else is in a folder came from somebody else: it is refused in one
 sentence, and never overwritten.
 """
 
@@ -24,7 +24,7 @@ from components.services.outbox import METRICS
 from components.services.storage import files_of
 
 CONFIG, MANIFEST, ERROR = "config.json", "manifest.json", "error.json"
-CHECKPOINTS = "checkpoints"  # state to go on from, not an output: neither in the manifest nor published
+CHECKPOINTS = "checkpoints"  # state to resume from, not an output: neither in the manifest nor published
 NOT_OUTPUTS = (CONFIG, METRICS, MANIFEST, ERROR)
 LOCK_SECONDS = 1.0  # a process that is just being killed still holds its lock
 
@@ -93,7 +93,7 @@ def _first(error: ValidationError) -> str:
 
 
 def describe(folder: Path, stage: str, work: str, content: tuple[str, ...], metrics: Mapping[str, float]) -> Manifest:
-    """The manifest of what lies in `folder` now.
+    """The manifest of what is in `folder` now.
 
     Raises:
         FileNotFoundError: a pattern of `content` has no file: the stage did not leave what it is there for.
@@ -176,7 +176,7 @@ def input_digest(name: str, path: Path) -> str:
 def sole_owner(folder: Path) -> Iterator[None]:
     """Hold a stage folder against every other process, on this machine, that would write there.
 
-    The kernel gives the lock back when the process dies. Its file stands beside the folder, which may be replaced.
+    The kernel gives the lock back when the process dies. Its file is beside the folder, which may be replaced.
 
     Raises:
         InputError: another process is at work there.

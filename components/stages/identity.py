@@ -1,4 +1,4 @@
-"""What decides a stage's result, and nothing else: the rule by which work is kept, gone on with, or done again.
+"""What decides a stage's result, and nothing else: the rule by which work is kept, continued or redone.
 
 Settings that decide it (components/settings.py marks those that do not), the content of its inputs and of the files
 that settings name, the version of the prompt where prompts are rendered, and the stage's own version. Pages, timings
@@ -41,7 +41,7 @@ def digest(stage: Stage, value: Mapping[str, Any]) -> str:
 
 
 def checkpoint_key(config: Section, input_digests: Mapping[str, str]) -> str:
-    """What a checkpoint is tied to: as the identity, but for a length that changes no step."""
+    """What a checkpoint is tied to: as the identity, except for a length that changes no step."""
     settings = deciding_settings(config)
     if (name := extendable_setting(config)) is not None:
         settings.pop(name)
@@ -49,7 +49,7 @@ def checkpoint_key(config: Section, input_digests: Mapping[str, str]) -> str:
 
 
 def goes_on(earlier: Mapping[str, Any], now: Mapping[str, Any], config: Section) -> bool:
-    """Whether work begun as `earlier` may be gone on with as `now`: the same, or longer where length changes no step.
+    """Whether work begun as `earlier` may be continued as `now`: the same, or longer where length changes no step.
 
     `config` is of `now`.
     """

@@ -2,8 +2,8 @@
 dies with the process that started it, however that one dies. On a cluster: nothing.
 
 Two locks in the run directory: `.lock` is held by `callforge run`, so whoever gets it knows that it is gone; `.steps`
-is shared by KFP's local runner and the steps, so whoever gets it alone knows that nobody works there any more. The
-kernel gives both back when a process dies.
+is shared by KFP's local runner and the steps, so whoever holds it exclusively knows that nobody works there any more.
+The kernel gives both back when a process dies.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def join_run() -> None:
 
 @contextmanager
 def sole_run(folder: Path) -> Iterator[None]:
-    """Hold the run directory alone: no other `callforge run`, and no step that a killed one left behind.
+    """Hold the run directory exclusively: no other `callforge run`, and no step that a killed one left behind.
 
     Raises:
-        InputError: another process is at it.
+        InputError: another process is working on it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as lock, (folder / STEPS).open("w") as steps:
-        other = f"run {folder.name}: another process is at it in {folder}; wait for it, or end it"
+        other = f"run {folder.name}: another process is working on it in {folder}; wait for it, or end it"
         _take(lock, LOCK_SECONDS, other)
         fcntl.flock(lock, fcntl.LOCK_UN)  # lets orphans see that their run is gone
         _take(steps, DEATH_SECONDS, f"run {folder.name}: a step of a killed run still works in {folder}; end it first")

@@ -1,7 +1,7 @@
 """Several processes of one stage, as torchrun starts them: the first owns what is written, the others only compute.
 
-Only rank 0 holds the folder, the tracker, the manifest and the upload. It decides whether there is work, and the
-others hear it; the manifest is written when all have ended their part, and they end when it is published.
+Only rank 0 holds the folder, the tracker, the manifest and the upload. It decides whether there is work, and tells
+the others; the manifest is written when all have ended their part, and they end when it is published.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-# How long processes wait for one another. The first may be away for hours: it alone asks servers, writes checkpoints
+# How long processes wait for one another. The first may be away for hours: only it contacts servers, writes checkpoints
 # and uploads. One that died is noticed otherwise, by torchrun or whoever started it.
 PATIENCE = timedelta(days=1)
 

@@ -3,7 +3,7 @@
     <artifact root>/<run id>/<stage>/<hash>/...       files, config.json, metrics.jsonl, then manifest.json
     <artifact root>/<run id>/<stage>/current.json     names the hash
 
-What lies under a hash is never changed, so a reader who follows the pointer sees one attempt whole, and no object of an
+What is under a hash is never changed, so a reader who follows the pointer sees one attempt whole, and no object of an
 earlier one. Earlier attempts stay for whoever still reads them; a lifecycle rule may remove them.
 """
 
@@ -25,7 +25,7 @@ LARGEST_POINTER = 10_000  # bytes
 
 
 def published_uri(run: RunSettings, stage: str, manifest: Path) -> str:
-    """Where the stage whose manifest this is lies in S3, once it is published."""
+    """Where in S3 the stage with this manifest is, once it is published."""
     return f"{run.artifact_root}/{run.run_id}/{stage}/{sha256_of_file(manifest)[:HASH_DIGITS]}"
 
 

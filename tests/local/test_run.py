@@ -137,7 +137,7 @@ def test_a_run_at_work_keeps_others_out_and_ends_on_ctrl_c(tiny_run, workplace, 
     )  # fmt: skip
     _wait(lambda: (folder / "data_refine/config.json").exists(), process)
     second = callforge(*tiny_run, "--run-id", "busy")
-    assert second.returncode == 2 and "another process is at it" in second.stderr
+    assert second.returncode == 2 and "another process is working on it" in second.stderr
     process.send_signal(signal.SIGINT)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -124,7 +124,7 @@ def test_a_version_whose_base_was_not_evaluated_is_refused(registry):
 
 def test_a_champion_that_was_measured_otherwise_is_said(registry):
     promote(registry.name, registry(0.5), "champion")
-    with pytest.raises(InputError, match=r"not measured as the champion was .seed: 0 and 1"):
+    with pytest.raises(InputError, match=r"measured differently from the champion .seed: 0 and 1"):
         promote(registry.name, registry(0.9, seed=1), "champion")
 
 

@@ -1,4 +1,4 @@
-"""Comparing two evaluations: paired by question, and only what was measured alike."""
+"""Comparing two evaluations: paired by question, and only what was measured in the same way."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_what_was_measured_otherwise_is_named_and_refused(conditions, word):
     one, two = evaluation({"multiple": "10"}), evaluation({"multiple": "11"}, **conditions)
     (found,) = obstacles(one.scores, two.scores)
     assert found.startswith(word)
-    with pytest.raises(InputError, match=f"not measured alike .*{word}"):
+    with pytest.raises(InputError, match=f"not measured in the same way .*{word}"):
         compare(one, two)
 
 

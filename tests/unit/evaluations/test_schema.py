@@ -85,10 +85,13 @@ def test_samples_of_a_question_count_as_one_question():
         (lambda s: s.update(surprise=1), "surprise: extra inputs are not permitted"),
         (lambda s: s.update(categories=[]), "categories: "),
         (lambda s: s.update(categories={}), "categories: "),
-        (lambda s: s["categories"]["irrelevance"].update(accuracy=0.75), "irrelevance: 2 of 4 right is no accuracy"),
+        (
+            lambda s: s["categories"]["irrelevance"].update(accuracy=0.75),
+            "irrelevance: 2 of 4 right is not an accuracy",
+        ),
         (lambda s: s["categories"]["irrelevance"].update(accuracy=float("nan")), "categories.irrelevance.accuracy"),
         (lambda s: s["categories"]["irrelevance"].update(correct="2"), "categories.irrelevance.correct"),
-        (lambda s: s["questions"].update(asked=3), "not as many as were asked"),
+        (lambda s: s["questions"].update(asked=3), "do not add up to the questions asked"),
         (lambda s: s["sampling"].update(temperature=-1), "sampling.temperature"),
     ],
 )
@@ -124,7 +127,7 @@ def test_what_is_no_file_is_refused_by_name(folder, name, make):
     ("change", "words"),
     [
         (lambda lines: lines[:-1], "other questions"),
-        (lambda lines: [*lines, lines[-1]], "stands there twice"),
+        (lambda lines: [*lines, lines[-1]], "is there twice"),
         (
             lambda lines: [lines[0].replace('"right":true', '"right":false'), *lines[1:]],
             "has 2 of 4 right here and 3 of 4",

@@ -127,7 +127,7 @@ def test_the_champion_itself_does_not_take_its_place():
 def test_what_was_measured_otherwise_is_refused(judge):
     decision = judge(evaluation(BASE, seed=1), evaluation(BASE))
     assert verdicts(decision) == ["failed"]
-    assert "not measured as" in decision.rules[0].reason and "seed: 0 and 1" in decision.rules[0].reason
+    assert "measured differently from" in decision.rules[0].reason and "seed: 0 and 1" in decision.rules[0].reason
 
 
 @pytest.mark.parametrize("judge", [against_base, against_champion])

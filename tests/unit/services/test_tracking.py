@@ -36,10 +36,10 @@ def test_without_a_server_everything_is_accepted_and_nothing_happens(monkeypatch
         ("https://user:private@mlflow.example.invalid", "no MLflow server answers at https://mlflow.example.invalid "),
         ("https://user:private/x@mlflow.example", r"no MLflow server answers at https://mlflow.example \(.*%2F"),
         ("http://[private@mlflow.example", "no MLflow server answers at http://mlflow.example "),
-        ("127.0.0.1:5000", "is no http"),
-        ("user:private@127.0.0.1:5000", "'127.0.0.1:5000' is no http"),
-        ("sqlite:///mlflow.db", "is no http"),
-        ("ftp://user:private@host", "'ftp://host' is no http"),
+        ("127.0.0.1:5000", "is not an http"),
+        ("user:private@127.0.0.1:5000", "'127.0.0.1:5000' is not an http"),
+        ("sqlite:///mlflow.db", "is not an http"),
+        ("ftp://user:private@host", "'ftp://host' is not an http"),
     ],
 )
 @pytest.mark.usefixtures("no_pauses")
@@ -117,7 +117,7 @@ def test_any_answer_is_a_sign_of_life(status: int) -> None:
 
 
 def test_a_server_that_fails_is_named() -> None:
-    with http_server(502) as server, pytest.raises(InputError, match=r"is ill \(HTTP 502\)"):
+    with http_server(502) as server, pytest.raises(InputError, match=r"is failing \(HTTP 502\)"):
         mlflow_server.check_server(server.url)
 
 
