@@ -42,6 +42,7 @@ from components.language_models.model_directory import (
 from components.sections import deciding_settings
 from components.services.events import say, warn
 from components.settings import EgpoRlSettings
+from components.stages.catalogue import find_stage
 from components.stages.folder import input_digest
 from components.stages.identity import checkpoint_key
 from components.stages.outputs import Outputs
@@ -114,7 +115,7 @@ def _run(
         if order.refused:
             warn(f"{len(order.refused)} prompts set aside: the chat template refuses the order of their roles")
     digests = outputs.input_digests or {name: input_digest(name, path) for name, path in inputs.items()}
-    settings_hash = checkpoint_key(config, digests)
+    settings_hash = checkpoint_key(find_stage(outputs.stage), config, digests)
     remote = ""
     if outputs.run.artifact_root and world.leads:
         remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"

@@ -40,12 +40,12 @@ def digest(stage: Stage, value: Mapping[str, Any]) -> str:
     return sha256_of_json({"stage": stage.name, "identity": value})
 
 
-def checkpoint_key(config: Section, input_digests: Mapping[str, str]) -> str:
-    """What a checkpoint is tied to: as the identity, except for a length that changes no step."""
-    settings = deciding_settings(config)
+def checkpoint_key(stage: Stage, config: Section, input_digests: Mapping[str, str]) -> str:
+    """What a checkpoint is tied to: the identity, except for a length that changes no step."""
+    found = identity(stage, config, input_digests)
     if (name := extendable_setting(config)) is not None:
-        settings.pop(name)
-    return sha256_of_json({"settings": settings, "inputs": dict(input_digests), "prompt_version": PROMPT_VERSION})
+        del found["settings"][name]
+    return digest(stage, found)
 
 
 def goes_on(earlier: Mapping[str, Any], now: Mapping[str, Any], config: Section) -> bool:

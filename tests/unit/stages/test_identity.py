@@ -14,6 +14,7 @@ from components.sections import Section, is_section
 from components.settings import RunSettings, Settings, resolve_settings
 from components.stages.catalogue import STAGES, find_stage
 from components.stages.execution import execute_stage
+from components.stages.identity import checkpoint_key
 from components.stages.outputs import Outputs
 
 KEEPS = {
@@ -132,3 +133,19 @@ def test_another_version_of_stage_or_prompt_is_other_work(
         monkeypatch.setattr("components.stages.identity.PROMPT_VERSION", "another")
     execute_stage(stage, config, {}, tmp_path / "stage", RunSettings(), replace=True)
     assert len(calls) == 2
+
+
+@pytest.mark.parametrize("change", ["version", "prompt", "input", "setting", "length"])
+def test_a_checkpoint_is_of_the_same_work_but_for_its_length(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, settings, inputs = find_stage("egpo_rl"), {"egpo_rl.steps": 5}, {"model": "of one"}
+    before = checkpoint_key(stage, resolve_settings(settings).egpo_rl, inputs)
+    if change == "version":
+        stage = dataclasses.replace(stage, version=stage.version + 1)
+    elif change == "prompt":
+        monkeypatch.setattr("components.stages.identity.PROMPT_VERSION", "another")
+    elif change == "input":
+        inputs = {"model": "of another"}
+    else:
+        settings |= {"egpo_rl.steps": 6} if change == "length" else {"egpo_rl.seed": 1}
+    after = checkpoint_key(stage, resolve_settings(settings).egpo_rl, inputs)
+    assert (before == after) == (change == "length")
