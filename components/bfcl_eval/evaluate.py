@@ -130,7 +130,8 @@ def evaluate_model(
     measured = [digest, benchmark.evaluator.model_dump(), PROMPT_VERSION, sampling.model_dump(), config.seed]
     of_model = sha256_of_json([subject.identity, benchmark.folder])[:16]
     journal = generations.Journal(checkpoints / f"{of_model}.jsonl", sha256_of_json([subject.identity, *measured]))
-    answers = generations.generate(subject.model.name, open_model, questions, config, journal)
+    asked = f"{benchmark.name}: {subject.model.name}"
+    answers = generations.generate(asked, open_model, questions, config, journal)
     generations.write_results(folder / "generations", questions, answers)
     outcomes = [grade_answer(question, answer) for question, answer in zip(questions, answers, strict=True)]
     scores = make_scores(

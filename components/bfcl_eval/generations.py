@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import TypeAdapter, ValidationError
+
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import PREFIX, Question
 from components.errors import InputError
 from components.files import atomic_write, sha256_of_json
 from components.function_calls.parse import parse_turn
+from components.services.events import warn
 from components.services.progress import track
 from components.settings import BfclEvalSettings
 
@@ -59,6 +62,9 @@ class Generation:
         return self.input_token_count == 0
 
 
+_GENERATION = TypeAdapter(Generation)
+
+
 class Journal:
     """Answers on disk, one JSON object a line, the first line saying what they answer."""
 
@@ -66,17 +72,23 @@ class Journal:
         self.path = path
         self.answers: dict[str, Generation] = {}
         head = json.dumps({"fingerprint": fingerprint})
-        lines = path.read_text("utf-8").split("\n") if path.exists() else []
-        if not lines or lines[0] != head:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+        if not lines or lines[0] != head.encode():
             with atomic_write(path) as file:
                 file.write(head + "\n")
             return
+        whole = 1
         for line in lines[1:-1]:  # behind the last newline is what a kill cut off
-            answer = Generation(**json.loads(line))
+            try:
+                answer = _GENERATION.validate_json(line)
+            except ValidationError as error:
+                warn(f"{path}: line {whole + 1} is damaged ({error.errors()[0]['msg']}); asked again from there on")
+                break
             self.answers[answer.id] = answer
-        if lines[-1]:
-            with atomic_write(path) as file:
-                file.write("\n".join(lines[:-1]) + "\n")
+            whole += 1
+        if whole < len(lines) - 1 or lines[-1]:
+            with atomic_write(path, "wb") as file:
+                file.writelines(line + b"\n" for line in lines[:whole])
 
     def append(self, answers: Sequence[Generation]) -> None:
         """Add answers; they are on the disk when this returns."""
@@ -97,14 +109,14 @@ def generate(
     """Answer the questions that `journal` lacks; one answer each, in the order of `questions`.
 
     Args:
-        name: the model's name on the progress bar.
+        name: of benchmark and model, on the progress bar.
         open_model: called only when something is left to answer.
     """
     missing = sum(question.id not in journal.answers for question in questions)
     if missing:
         answering = open_model()
         limit = _longest_prompt(answering, config)
-        with track(len(questions), f"answer BFCL: {name}", "questions", done=len(questions) - missing) as bar:
+        with track(len(questions), f"answer {name}", "questions", done=len(questions) - missing) as bar:
             for batch in _batches(answering, questions, config):
                 todo = [item for item in batch if item[0].id not in journal.answers]
                 if todo:

@@ -303,6 +303,19 @@ def test_other_settings_start_over(tmp_path):
     assert Journal(tmp_path / "base.jsonl", "one").answers == {}
 
 
+@pytest.mark.parametrize("damage", [b"\xff", b"{", b"[]", b'{"id": "b", "turn": 3}'])
+def test_answers_from_a_damaged_line_on_are_asked_again(damage, tmp_path):
+    path = tmp_path / "base.jsonl"
+    first, *others = (Generation(name, "text", True, 3, 2, 0.5) for name in "abc")
+    Journal(path, "one").append([first, *others])
+    head, line, _, last = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([head, line, damage, last, b""]))
+    journal = Journal(path, "one")
+    assert journal.answers == {"a": first}
+    journal.append(others)
+    assert list(Journal(path, "one").answers) == ["a", "b", "c"]
+
+
 def test_a_prompt_that_is_too_long_is_wrong_with_a_reason(tiny_model, tmp_path):
     config = CONFIG.model_copy(update={"max_prompt_tokens": 16, "categories": ("irrelevance", "multiple")})
     metrics = evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
