@@ -17,9 +17,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from components.files import write_json
 from components.services.events import warn
@@ -71,11 +73,12 @@ class Outbox:
     def read(cls, folder: Path) -> Outbox | None:
         """The one that was remembered in a stage folder; None when there is none that can be read."""
         try:
-            value = json.loads((folder / STATE).read_text("utf-8"))
-            value["entries"] = [Entry(**entry) for entry in value["entries"]]
-            return cls(**value, folder=folder)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            found = replace(_STATE.validate_json((folder / STATE).read_bytes()), folder=folder)
+            for entry in found.entries:
+                _VALUES[entry.kind].validate_python(entry.value)
+        except (OSError, ValueError, KeyError):
             return None
+        return found
 
     def save(self) -> None:
         """Remember it. A disk that is full is for others to report: then it is sent again."""
@@ -292,6 +295,17 @@ class Outbox:
         except Exception as canary:
             error = canary
         raise AwayError(first_line(error)) from error
+
+
+_STATE = TypeAdapter(Outbox)
+_VALUES: dict[str, TypeAdapter[Any]] = {
+    "metrics": TypeAdapter(list[tuple[str, float, int, int]]),
+    "params": TypeAdapter(dict[str, str]),
+    "tags": TypeAdapter(dict[str, str]),
+    "status": TypeAdapter(str),
+    "file": TypeAdapter(tuple[str, str]),
+    "table": TypeAdapter(tuple[str, dict[str, Any]]),
+}
 
 
 def _numbers(line: bytes) -> tuple[int, Mapping[str, float]]:
