@@ -35,7 +35,6 @@ IMPERATIVES = (
 )  # fmt: skip
 REPEATS = ("Do the same for {}.", "And the same for {}.", "Repeat that for {}.", "Likewise for {}.")
 LINKS = ("", "", "Also, ", "Then ", "After that, ", "And ", "Next, ", "On top of that, ", "Besides that, ")
-QUESTION_WORDS = ("What ", "How ", "Is ", "Where ", "Which ", "Can ", "Will ", "Do ", "Does ", "When ", "Who ")
 LEADS = {
     "weather": ("I'm planning my week.", "We want to be outside a lot."),
     "home": ("I just got home.", "We have guests tonight.", "I'm leaving the house soon."),

@@ -22,7 +22,6 @@ from typing import IO, Any
 from components.errors import InputError
 
 EDGE = "\u2003"  # a space that str.strip takes and no template writes
-_PARTS = "as a list of parts"  # what the templates of models that also see images want for a message's content
 
 
 class ConversationError(InputError):

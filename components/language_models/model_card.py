@@ -16,7 +16,7 @@ CARD = "callforge.json"
 
 
 class BaseModelReference(BaseModel):
-    """What the user called the base model, and the digest of its weights (weight_files.weights_digest)."""
+    """What the user called the base model, and the digest of its weights (base_models.weights_digest)."""
 
     model_config = ConfigDict(frozen=True)
     reference: str
