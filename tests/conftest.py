@@ -12,7 +12,7 @@ os.environ.pop("CALLFORGE_REGISTRY", None)
 os.environ.pop("CALLFORGE_IMAGE_TAG", None)
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +32,26 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of a random Llama: 2 layers, hidden 64, 4 heads on 2 KV heads, tied, byte-level BPE, ChatML."""
     return build_tiny_model(tmp_path_factory.mktemp("tiny_model"))
+
+
+@pytest.fixture(scope="session")
+def servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the S3 store and the MLflow server live that all tests of all workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "servers"
+
+
+@pytest.fixture(scope="session")
+def servers(servers_folder: Path) -> Iterator[dict[str, str]]:
+    """The environment that names them; what the user's own named is out of it from now on."""
+    from pipelines.embedded import embedded_services
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "MLFLOW_", "CALLFORGE_")):
+                patch.delenv(name)
+        with embedded_services(servers_folder) as environment:
+            yield environment
 
 
 @pytest.fixture(scope="session")

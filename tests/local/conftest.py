@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from pipelines.embedded import embedded_services
 
 ROOT = Path(__file__).parents[2]
 CallCallforge = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
-def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of an S3 store and an MLflow server that all tests share, as somebody's real ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("AWS_", "MLFLOW_", "CALLFORGE_")):
-                patch.delenv(name)
-        with embedded_services(tmp_path_factory.mktemp("services")) as environment:
-            yield environment
+def services(servers: dict[str, str]) -> dict[str, str]:
+    """The environment of an S3 store and an MLflow server, as somebody's real ones."""
+    return servers
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +40,7 @@ def callforge(environment: dict[str, str], workplace: Path) -> CallCallforge:
     def call(*arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "pipelines.cli", *arguments],
-            cwd=workplace, env=environment | changes, capture_output=True, text=True, timeout=280,
+            cwd=workplace, env=environment | changes, capture_output=True, text=True, timeout=800,
         )  # fmt: skip
 
     return call

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import gzip
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 RECORD = '{"id": "1", "source": "x", "messages": [{"role": "user", "content": "hi"}], "tools": [], "answers": []}\n'
 NOBODY = "http://127.0.0.1:9"
+
+
+def imports_of(done: subprocess.CompletedProcess[str]) -> tuple[subprocess.CompletedProcess[str], set[str]]:
+    """What a command that ran with PYTHONPROFILEIMPORTTIME printed but for that, and the modules it imported."""
+    printed, imported = [], set()
+    for line in done.stderr.splitlines(keepends=True):
+        if line.startswith("import time:"):
+            imported.add(line.rpartition("|")[2].strip())
+        else:
+            printed.append(line)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout, "".join(printed)), imported
 
 
 def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
@@ -45,21 +54,18 @@ def check(done: subprocess.CompletedProcess[str], code: int, *words: str) -> Non
 def test_wrong_arguments_end_at_once(callforge, workplace, arguments, words):
     if arguments == ["--profile", "gpu"] and any(Path("/dev").glob("nvidia[0-9]*")):
         pytest.skip("this machine has a GPU")
-    begin = time.monotonic()
-    done = callforge("run", *arguments)
+    done, imported = imports_of(callforge("run", *arguments, PYTHONPROFILEIMPORTTIME="1"))
     check(done, 2, *words)
-    assert time.monotonic() - begin < 10, "nothing may be started for this"
+    assert not imported & {"torch", "mlflow", "kfp"}, "nothing may be started for this"
     assert not (workplace / ".callforge/services").exists()
 
 
 def test_everything_wrong_is_told_at_once(callforge, tiny_run, tmp_path):
-    begin = time.monotonic()
     done = callforge(
         *tiny_run, "--data", "nowhere.jsonl", "--base-model", "/nowhere/model", "--run-id", "wrong",
         MLFLOW_TRACKING_URI=NOBODY, AWS_ENDPOINT_URL_S3=NOBODY, MLFLOW_S3_ENDPOINT_URL=NOBODY,
     )  # fmt: skip
     check(done, 2, "nowhere.jsonl", "/nowhere/model", f"MLflow server answers at {NOBODY}", "s3://callforge/runs")
-    assert time.monotonic() - begin < 60
     assert "sft_warmup" not in done.stdout, "no stage begins"
 
 
@@ -123,16 +129,11 @@ def test_a_defect_shows_its_traceback_with_debug_alone(callforge):
 
 
 def test_help_is_fast_and_tells_every_command(callforge):
-    begin = time.monotonic()
-    done = callforge("--help")
-    seconds = time.monotonic() - begin
+    done, imported = imports_of(callforge("--help", PYTHONPROFILEIMPORTTIME="1"))
     for command in (
         "run", "refine", "sft", "egpo", "evaluate", "register", "compile", "upload", "submit", "promote", "rollback",
         "doctor", "ui",
     ):  # fmt: skip
         assert f" {command} " in done.stdout, command
-    loaded = subprocess.run(
-        [sys.executable, "-X", "importtime", "-c", "import pipelines.cli"], capture_output=True, text=True, check=True
-    ).stderr
-    assert not any(f" {name}\n" in loaded for name in ("torch", "mlflow", "kfp", "boto3")), "start-up imports are heavy"
-    assert seconds < 5  # 0.4 s on an idle machine
+    assert "typer" in imported
+    assert not imported & {"torch", "mlflow", "kfp", "boto3"}, "start-up imports are heavy"

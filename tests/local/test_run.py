@@ -139,7 +139,7 @@ def test_a_run_at_work_keeps_others_out_and_ends_on_ctrl_c(tiny_run, workplace, 
     second = callforge(*tiny_run, "--run-id", "busy")
     assert second.returncode == 2 and "another process is working on it" in second.stderr
     process.send_signal(signal.SIGINT)
-    text, _ = process.communicate(timeout=60)
+    text, _ = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "callforge run --run-id busy" in text and "Traceback" not in text
     _wait_for_steps_to_die(folder)
@@ -166,7 +166,7 @@ def _run_until(arguments: list[str], workplace: Path, environment: dict[str, str
 
 
 def _wait(reached: Callable[[], bool], process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not reached():
         assert process.poll() is None, "the run ended before the moment came"
         assert time.monotonic() < deadline, "the moment did not come"
@@ -174,8 +174,8 @@ def _wait(reached: Callable[[], bool], process: subprocess.Popen) -> None:
 
 
 def _wait_for_steps_to_die(folder: Path) -> None:
-    """Nobody may work in the directory of a killed run; five seconds are plenty."""
-    deadline = time.monotonic() + 5
+    """Nobody may work in the directory of a killed run."""
+    deadline = time.monotonic() + 100
     with (folder / STEPS).open() as file:
         while True:
             try:

@@ -1,8 +1,7 @@
-"""One real SeaweedFS and one real MLflow server for the whole tier; `services` points the environment at them."""
+"""A real SeaweedFS and a real MLflow server; `services` points the environment at them."""
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,30 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.embedded import embedded_services
-
-NAMES = ("AWS_", "MLFLOW_")
-
-
-@pytest.fixture(scope="session")
-def _servers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("services") / "embedded"
-
-
-@pytest.fixture(scope="session")
-def _servers(_servers_folder: Path) -> Iterator[dict[str, str]]:
-    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(NAMES)}
-    with embedded_services(_servers_folder) as environment:
-        yield environment
-    os.environ.update(kept)
-
 
 @pytest.fixture
-def services(_servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def services(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The environment of the servers, set."""
-    for name, value in _servers.items():
+    for name, value in servers.items():
         monkeypatch.setenv(name, value)
-    return _servers
+    return servers
 
 
 @pytest.fixture

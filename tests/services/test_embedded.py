@@ -172,11 +172,11 @@ print(json.dumps(answers))
 """
 
 
-def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[str, str], _servers_folder: Path) -> None:
+def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[str, str], servers_folder: Path) -> None:
     """List, read, write and delete, on every port that is opened: SeaweedFS's parts, their gRPC, and MLflow."""
     store = _s3(services)
     store.put_object(Bucket=seaweedfs.BUCKET, Key="kept", Body=b"mine")
-    ports = supervisor.known_ports(_servers_folder)
+    ports = supervisor.known_ports(servers_folder)
     command = [sys.executable, "-c", STRANGER, json.dumps(ports)]
     done = subprocess.run(command, cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -185,8 +185,8 @@ def test_another_user_of_the_machine_reads_and_changes_nothing(services: dict[st
     open_doors = {request: answer for request, answer in answers.items() if answer not in (401, 403, 404, "refused")}
     assert open_doors == {}
     assert store.get_object(Bucket=seaweedfs.BUCKET, Key="kept")["Body"].read() == b"mine"
-    assert "new" not in [entry["Key"] for entry in store.list_objects_v2(Bucket=seaweedfs.BUCKET)["Contents"]]
-    for path in _sockets(_servers_folder):
+    assert store.list_objects_v2(Bucket=seaweedfs.BUCKET, Prefix="new")["KeyCount"] == 0
+    for path in _sockets(servers_folder):
         assert path.stat().st_mode & 0o022 == 0, "who may write to a socket may connect"
 
 
@@ -201,11 +201,11 @@ def test_users_share_the_services_and_the_last_one_ends_them(tmp_path: Path) -> 
     assert not _servers(tmp_path)
 
 
-def test_secrets_are_for_the_owner_alone(services: dict[str, str], _servers_folder: Path) -> None:
-    secret = json.loads((_servers_folder / embedded.STATE).read_text())["environment"]["AWS_SECRET_ACCESS_KEY"]
-    assert _servers_folder.stat().st_mode & 0o077 == 0
-    key = (_servers_folder / seaweedfs.KEY).read_text()
-    for path in _servers_folder.glob("*.*"):
+def test_secrets_are_for_the_owner_alone(services: dict[str, str], servers_folder: Path) -> None:
+    secret = json.loads((servers_folder / embedded.STATE).read_text())["environment"]["AWS_SECRET_ACCESS_KEY"]
+    assert servers_folder.stat().st_mode & 0o077 == 0
+    key = (servers_folder / seaweedfs.KEY).read_text()
+    for path in servers_folder.glob("*.*"):
         if path.is_file() and any(text in path.read_text(errors="replace") for text in (secret, key)):
             assert path.stat().st_mode & 0o077 == 0, path
     for process in Path("/proc").glob("[0-9]*"):

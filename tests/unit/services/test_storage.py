@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_an_endpoint_that_is_no_address_is_named(endpoint: str, monkeypatch: pyt
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     with pytest.raises(InputError, match="AWS_ENDPOINT_URL_S3"):
         storage.check_bucket("s3://bucket/x")
+
+
+def test_a_store_that_is_not_there_is_named_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
+    with pytest.raises(InputError, match="AWS_ENDPOINT_URL_S3"):
+        storage.check_bucket("s3://bucket/x")
+    assert sum(pauses) < 30
 
 
 def test_what_is_uploaded_leaves_out_hidden_and_skipped_files(tmp_path: Path) -> None:
