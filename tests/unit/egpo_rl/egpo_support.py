@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -83,15 +83,69 @@ def odd_letters(text, finished, record, names) -> Reward:
     return Reward(float(right), right, "" if right else "wrong_value")
 
 
-def run_stage(inputs: dict[str, Path], folder: Path, config: EgpoRlSettings, environment: dict[str, str] | None = None):
+@dataclasses.dataclass(frozen=True)
+class Interruption:
+    """What happens to a run when it has logged `step` (0: when it starts), however busy the machine is.
+
+    It dies at once, as by SIGKILL, after so many more seconds of CPU time; or, without them, waits for `let_go`.
+    """
+
+    step: int
+    dies_after: float | None = None
+    DEATH: ClassVar = signal.SIGPROF  # nobody handles it
+
+    def meet(self, step: int, folder: Path) -> None:
+        if step == self.step and self.dies_after is not None:
+            signal.setitimer(signal.ITIMER_PROF, max(self.dies_after, 1e-4))
+        elif step == self.step:
+            while not (folder / "let_go").exists():
+                time.sleep(0.002)
+
+
+class InterruptedOutputs(Outputs):
+    """Outputs of a run that is interrupted; it keeps the CPU seconds at which each step was logged."""
+
+    interruption: ClassVar[Interruption | None] = None
+    moments: ClassVar[list[float]] = []
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        super().log(step, metrics)
+        self.moments.append(time.process_time())
+        if self.interruption is not None:
+            self.interruption.meet(step, self.folder)
+
+
+def wait_for_hold(child, folder: Path, step: int) -> None:
+    """Until the run of `child` is held at `step`."""
+    log = folder / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count("\n") >= step):
+        assert child.is_alive(), "it ended before it was held"
+        time.sleep(0.002)
+
+
+def let_go(folder: Path) -> None:
+    (folder / "let_go").touch()
+
+
+def run_stage(
+    inputs: dict[str, Path],
+    folder: Path,
+    config: EgpoRlSettings,
+    environment: dict[str, str] | None = None,
+    interruption: Interruption | None = None,
+):
     """`train.run` with the reward above, as a child process calls it; its errors become exit codes."""
     os.environ.update(environment or {})
     rewards.REWARDS["binary"] = odd_letters
     folder.mkdir(parents=True, exist_ok=True)
+    InterruptedOutputs.interruption = interruption
+    if interruption is not None:
+        interruption.meet(0, folder)
     try:
-        final = train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))
+        final = train.run(config, inputs, InterruptedOutputs(folder, Tracker(), RunSettings(), "egpo_rl"))
         if os.environ.get("RANK", "0") == "0":
             (folder / "final.json").write_text(json.dumps(final))
+            (folder / "cpu_seconds.json").write_text(json.dumps(InterruptedOutputs.moments))
     except CallforgeError as error:
         print(error, flush=True)
         raise SystemExit(error.exit_code) from None
@@ -149,7 +203,7 @@ def sum_numbered_gradients(sizes: list[int], bucket: int, file: Path, environmen
 
 
 def meet_late(seconds: float, patience: timedelta, environment: dict[str, str]) -> None:
-    """The leader is away for a while; the others wait."""
+    """The leader is away for so long; the others wait."""
     os.environ.update(environment)
     distributed.PATIENCE = patience
     with open_world() as world:
@@ -191,13 +245,6 @@ def lead_with(command: list[str], inputs: dict[str, Path], folder: Path) -> None
     distributed.GRACE_SECONDS = 1.0
     train.follower_command = lambda *_: command
     run_stage(inputs, folder, change(SMALL, {"processes": 2}))
-
-
-def wait_for_step(child, folder, step):
-    """Until the child has logged `step`, or ended."""
-    log = folder / "metrics.jsonl"
-    while child.is_alive() and not (step == 0 or (log.exists() and log.read_text().count("\n") >= step)):
-        time.sleep(0.002)
 
 
 def execute_together(folder: Path, behaviour: str, environment: dict[str, str]) -> None:

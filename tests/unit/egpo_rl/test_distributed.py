@@ -20,15 +20,17 @@ from components.stages import processes
 from components.stages.folder import verified_manifest
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
+    Interruption,
     change,
     execute_together,
     lead_with,
+    let_go,
     meet_late,
     process_group,
     relative_difference,
     run_stage,
     sum_numbered_gradients,
-    wait_for_step,
+    wait_for_hold,
     write_gradients,
 )
 
@@ -106,11 +108,14 @@ def test_the_leader_may_be_away_for_as_long_as_servers_take(children):
     asked = (len(vllm_server.PAUSES) + 1) * vllm_server.TIMEOUT + sum(vllm_server.PAUSES)
     assert processes.PATIENCE.total_seconds() > 5 * asked, "a rollout, its adapter again, the rollout, and a reserve"
 
-    def codes(patience):
-        return end(begin(children, meet_late, lambda rank, environment: (2.0, patience, environment)))
+    def away(seconds, patience):
+        return begin(children, meet_late, lambda rank, environment: (seconds, patience, environment))
 
-    assert codes(processes.PATIENCE) == [0, 0]
-    assert codes(timedelta(seconds=1))[1] != 0, "nobody waits for longer than PATIENCE"
+    assert end(away(2.0, processes.PATIENCE)) == [0, 0]
+    leader, follower = away(600.0, timedelta(seconds=1))
+    assert end([follower]) != [0], "nobody waits for longer than PATIENCE"
+    leader.kill()
+    leader.join()
 
 
 def test_a_run_starts_its_other_processes_itself(children, inputs, tmp_path):
@@ -170,14 +175,15 @@ def test_a_whole_run(children, inputs, tmp_path):
 def test_told_to_stop_all_stop_together_and_the_checkpoint_is_written(children, inputs, tmp_path, told):
     config = change(SMALL, {"steps": 8, "checkpoint.every": 100, "algorithm.kl_coefficient": 0.01})
 
-    def arguments_of(name):
-        return lambda rank, environment: (inputs, tmp_path / f"{name}{rank}", config, environment)
+    def arguments_of(name, interruption=None):
+        return lambda rank, environment: (inputs, tmp_path / f"{name}{rank}", config, environment, interruption)
 
     together(children, run_stage, arguments_of("unbroken"))
-    started = begin(children, run_stage, arguments_of("stopped"))
-    wait_for_step(started[0], tmp_path / "stopped0", 2)
+    started = begin(children, run_stage, arguments_of("stopped", Interruption(2)))
+    wait_for_hold(started[0], tmp_path / "stopped0", 2)
     for rank in told:
         os.kill(started[rank].pid, signal.SIGTERM)
+    let_go(tmp_path / "stopped0")
     assert end(started) == [1, 1]
     (newest,) = (tmp_path / "stopped0" / "checkpoints").glob("step-*[1-9].safetensors")
     assert int(newest.stem.removeprefix("step-")) >= 2

@@ -6,13 +6,21 @@ import json
 import os
 import random
 import signal
-import time
 
 import pytest
 import torch
 
 from components.egpo_rl.checkpoint import Checkpoints, State
-from tests.unit.egpo_rl.egpo_support import SMALL, change, run_stage, save_large_checkpoint, stage_inputs, wait_for_step
+from tests.unit.egpo_rl.egpo_support import (
+    SMALL,
+    Interruption,
+    change,
+    let_go,
+    run_stage,
+    save_large_checkpoint,
+    stage_inputs,
+    wait_for_hold,
+)
 
 CONFIG = change(
     SMALL,
@@ -43,19 +51,18 @@ def config(request):
 
 @pytest.fixture(scope="module")
 def unbroken(children, tmp_path_factory, tiny_model, make_records, config):
-    """Inputs, what an undisturbed run leaves, and the seconds its steps take."""
+    """Inputs, what an undisturbed run leaves, and the CPU seconds that a step takes."""
     folder = tmp_path_factory.mktemp("unbroken")
     inputs = stage_inputs(folder, tiny_model, make_records(30))
     child = start(children, inputs, folder / "egpo_rl", config)
-    wait_for_step(child, folder / "egpo_rl", 1)
-    started = time.perf_counter()
     child.join()
     assert child.exitcode == 0
-    return inputs, results(folder / "egpo_rl"), time.perf_counter() - started
+    first, *_, last = json.loads((folder / "egpo_rl" / "cpu_seconds.json").read_text())
+    return inputs, results(folder / "egpo_rl"), (last - first) / (CONFIG.steps - 1)
 
 
-def start(children, inputs, folder, config):
-    child = children.Process(target=run_stage, args=(inputs, folder, config))
+def start(children, inputs, folder, config, interruption=None):
+    child = children.Process(target=run_stage, args=(inputs, folder, config, None, interruption))
     child.start()
     return child
 
@@ -72,12 +79,9 @@ def test_killed_at_random_moments(children, unbroken, config, tmp_path, seed):
     folder = tmp_path / "egpo_rl"
     moments = random.Random(seed)
     for step in sorted(moments.sample(range(CONFIG.steps), 2)):
-        child = start(children, inputs, folder, config)
-        wait_for_step(child, folder, step)
-        time.sleep(moments.uniform(0, seconds / CONFIG.steps))
-        child.kill()
+        child = start(children, inputs, folder, config, Interruption(step, moments.uniform(0, seconds)))
         child.join()
-        assert child.exitcode == -signal.SIGKILL
+        assert child.exitcode == -Interruption.DEATH
     child = start(children, inputs, folder, config)
     child.join()
     assert child.exitcode == 0
@@ -88,9 +92,10 @@ def test_told_to_stop_writes_a_checkpoint_and_goes_on(children, unbroken, config
     inputs, expected, _ = unbroken
     folder = tmp_path / "egpo_rl"
     rarely = change(config, {"checkpoint.every": 100})
-    child = start(children, inputs, folder, rarely)
-    wait_for_step(child, folder, 3)
+    child = start(children, inputs, folder, rarely, Interruption(3))
+    wait_for_hold(child, folder, 3)
     os.kill(child.pid, signal.SIGTERM)
+    let_go(folder)
     child.join()
     assert child.exitcode == 1
     steps = [int(path.stem.removeprefix("step-")) for path in (folder / "checkpoints").glob("step-*")]

@@ -14,14 +14,16 @@ from components.language_models.base_models import resolve_model
 from components.language_models.model_directory import load_model
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
+    Interruption,
     change,
+    let_go,
     process_group,
     relative_difference,
     run_stage,
+    wait_for_hold,
     write_gradients,
 )
 from tests.unit.egpo_rl.test_distributed import read, together
-from tests.unit.egpo_rl.test_resume import wait_for_step
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]]  # two and one
 
@@ -134,8 +136,10 @@ def test_told_to_stop_all_processes_do_and_go_on_to_the_same_numbers(children, i
         },
     )
 
-    def start(folder):
-        arguments = [(inputs, folder / f"rank{rank}", config, one) for rank, one in enumerate(process_group(2))]
+    def start(folder, interruption=None):
+        arguments = [
+            (inputs, folder / f"rank{rank}", config, one, interruption) for rank, one in enumerate(process_group(2))
+        ]
         started = [children.Process(target=run_stage, args=own) for own in arguments]
         for child in started:
             child.start()
@@ -148,9 +152,10 @@ def test_told_to_stop_all_processes_do_and_go_on_to_the_same_numbers(children, i
 
     assert finish(start(tmp_path / "unbroken")) == [0, 0]
     folder = tmp_path / "stopped"
-    started = start(folder)
-    wait_for_step(started[0], folder / "rank0", 2)
-    os.kill(started[0].pid, signal.SIGTERM)  # as a preempted pod gets it: the leader alone
+    started = start(folder, Interruption(2))
+    wait_for_hold(started[0], folder / "rank0", 2)
+    os.kill(started[0].pid, signal.SIGTERM)  # as a preempted pod gets it: only the leader
+    let_go(folder / "rank0")
     assert finish(started) == [1, 1]
     steps = [int(path.stem.removeprefix("step-")) for path in (folder / "rank0/checkpoints").glob("step-*")]
     assert 2 <= max(steps) < 6, "a checkpoint where it stopped"
