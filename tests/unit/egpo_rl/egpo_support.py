@@ -34,6 +34,7 @@ from components.language_models.model_directory import load_model, save_adapter
 from components.language_models.shared_prefix import score_groups
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, resolve_settings
+from components.stages import processes
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
 from components.stages.outputs import Outputs
@@ -205,7 +206,7 @@ def sum_numbered_gradients(sizes: list[int], bucket: int, file: Path, environmen
 def meet_late(seconds: float, patience: timedelta, environment: dict[str, str]) -> None:
     """The leader is away for so long; the others wait."""
     os.environ.update(environment)
-    distributed.PATIENCE = patience
+    processes.PATIENCE = patience
     with open_world() as world:
         world.from_leader(None)
         if world.leads:

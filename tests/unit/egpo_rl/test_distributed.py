@@ -112,7 +112,7 @@ def test_the_leader_may_be_away_for_as_long_as_servers_take(children):
         return begin(children, meet_late, lambda rank, environment: (seconds, patience, environment))
 
     assert end(away(2.0, processes.PATIENCE)) == [0, 0]
-    leader, follower = away(600.0, timedelta(seconds=1))
+    leader, follower = away(100.0, timedelta(seconds=1))
     assert end([follower]) != [0], "nobody waits for longer than PATIENCE"
     leader.kill()
     leader.join()
@@ -155,7 +155,7 @@ def test_a_follower_keeps_its_adapters_in_the_leaders_folder_and_tells_its_error
     with pytest.raises(SystemExit, match="1"):
         follower.main()
     assert seen == [(SMALL, inputs, tmp_path / "egpo_rl" / "checkpoints")]
-    assert "process 1: the disk is full" in capsys.readouterr().out
+    assert "(rank 1): the disk is full" in capsys.readouterr().out
 
 
 def test_a_whole_run(children, inputs, tmp_path):
