@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from reprlib import Repr
 from typing import Any, ClassVar, TypeVar
@@ -95,6 +96,15 @@ def deciding_settings(section: Section) -> dict[str, Any]:
         elif not isinstance(mark_of(field), Operational):
             found[name] = values[name]
     return found
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested values as pairs of a dotted name and a value: {"a": {"b": 1}} gives ("a.b", 1)."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def extendable_setting(section: Section) -> str | None:

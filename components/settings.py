@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from components.errors import InputError
 from components.files import expand_home
-from components.sections import Extendable, Operational, Section, is_section, no_value, read_section
+from components.sections import Extendable, Operational, Section, flatten, is_section, no_value, read_section
 
 
 class RunSettings(Section):
@@ -339,19 +338,11 @@ def resolve_settings(*layers: dict[str, Any]) -> Settings:
     merged: dict[str, Any] = {}
     try:
         for layer in layers:
-            for name, value in _dotted(layer):
+            for name, value in flatten(layer):
                 _put(merged, name.split("."), value)
     except RecursionError:
         raise InputError("settings: nested too deeply; section.name is as deep as they go") from None
     return read_section(Settings, merged, "")
-
-
-def _dotted(layer: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in layer.items():
-        if isinstance(value, dict):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _put(merged: dict[str, Any], path: list[str], value: Any) -> None:

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import read_json, write_json
-from components.sections import deciding_settings, extendable_setting, read_section
+from components.sections import deciding_settings, extendable_setting, flatten, read_section
 from components.services.events import PROGRESS_FILE
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
 from components.stages.catalogue import NAMES, STAGES
@@ -151,7 +151,7 @@ def changes(remembered: Mapping[str, Any], settings: Settings) -> Iterator[str]:
 
     A stage is, when a setting changed that decides its result, and so are those after it.
     """
-    now = dict(_flat(settings.model_dump(mode="json")))
+    now = dict(flatten(settings.model_dump(mode="json")))
     before = {name: value for name in now for value in _found(remembered, name.split("."))}
     changed = [name for name in now if (name, now[name]) not in before.items() and name != "run.artifact_root"]
     for name in changed:
@@ -159,7 +159,7 @@ def changes(remembered: Mapping[str, Any], settings: Settings) -> Iterator[str]:
         yield f"{name} {earlier} {now[name]}"
     for stage in STAGES:
         section = getattr(settings, stage.section)
-        deciding = [name for name, _ in _flat(deciding_settings(section), f"{stage.section}.") if name in changed]
+        deciding = [name for name, _ in flatten(deciding_settings(section), f"{stage.section}.") if name in changed]
         if deciding:
             name = deciding[0]
             only_length = deciding == [f"{stage.section}.{extendable_setting(section)}"] and name in before
@@ -167,14 +167,6 @@ def changes(remembered: Mapping[str, Any], settings: Settings) -> Iterator[str]:
             begin = f"{stage.name} goes on from its last checkpoint, and" if longer else f"{stage.name} and"
             yield f"so {begin} what follows from it is done again"
             return
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _found(values: Any, names: list[str]) -> list[Any]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import WorkError
+from components.sections import flatten
 from components.services.events import say, warn
 from components.services.mlflow_server import (
     first_line,
@@ -82,7 +83,7 @@ class MlflowTracker(Tracker):
         self._add("metrics", [[name, float(value), now, step or 0] for name, value in metrics.items()])
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        self._add("params", {name: str(value)[:LONGEST_PARAMETER] for name, value in _flat(params)})
+        self._add("params", {name: str(value)[:LONGEST_PARAMETER] for name, value in flatten(params)})
 
     def log_tags(self, tags: Mapping[str, str]) -> None:
         self._add("tags", {name: str(value) for name, value in tags.items()})
@@ -236,11 +237,3 @@ def send_runs(root: Path) -> Iterator[str]:
         except AwayError as error:
             raise WorkError(f"{what}: not all could be sent to {server_name()}: {error}; try again later") from error
         yield f"{what}: " + ("at work, and sends by itself" if sent is None else f"{sent:,} metrics sent")
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value

@@ -12,7 +12,7 @@ from typing import Any
 
 from components.files import sha256_of_json
 from components.function_calls.prompt import PROMPT_VERSION
-from components.sections import Section, deciding_settings, extendable_setting
+from components.sections import Section, deciding_settings, extendable_setting, flatten
 from components.services.storage import content_tag
 from components.stages.catalogue import Stage
 
@@ -67,17 +67,10 @@ def goes_on(earlier: Mapping[str, Any], now: Mapping[str, Any], config: Section)
 
 def changes(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """What differs between two identities, in words."""
-    before, after = (dict(_flat(item.get("settings", {}))) for item in (earlier, now))
+    before, after = (dict(flatten(item.get("settings", {}))) for item in (earlier, now))
     texts = [f"{name} was {before.get(name)}, is {after[name]}" for name in after if before.get(name) != after[name]]
     inputs = earlier.get("inputs", {})
     texts += [f"other {name}" for name, value in now["inputs"].items() if inputs.get(name) != value]
     versions = {"version": "another version of the stage", "prompt_version": "another prompt"}
     texts += [text for name, text in versions.items() if earlier.get(name) != now.get(name)]
     return "; ".join(texts) or "other settings"
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    flat: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        flat += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(f"{prefix}{name}", value)]
-    return flat
