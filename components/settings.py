@@ -50,16 +50,16 @@ class DataRefineSettings(Section):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of the built-in source, and of the choice of held-out records."""
     held_out_share: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of the qualified records that nothing trains on; evaluation asks them beside BFCL."""
+    """Share of the qualified records that nothing trains on; evaluation uses them beside BFCL."""
     benchmark_overlap: float = Field(default=0.3, gt=0, le=1)
-    """Reject a record in whose turns more than this part of one BFCL question stands, by word 8-grams; 1: no check."""
+    """Reject a record with a turn that holds more than this share of one BFCL question, by word 8-grams; 1: off."""
 
     def inputs(self) -> dict[str, str]:
         return {} if self.data == "sample" else {"data": self.data}
 
 
 class AdapterSettings(Section):
-    """The LoRA adapter that warm-up creates and EGPO goes on training."""
+    """The LoRA adapter that warm-up creates and EGPO trains further."""
 
     rank: int = Field(default=16, ge=1)
     """LoRA rank. vLLM serves 1, 8, 16, 32, 64, 128, 256, 320 and 512."""
@@ -189,7 +189,7 @@ class UpdateSettings(Section):
     """How the weights move, and how one update is computed."""
 
     learning_rate: float = Field(default=2e-5, gt=0)
-    """Constant after a short rise. LoRA wants about ten times the rate of full fine-tuning, which is 1e-6 in the
+    """Constant after a short rise. LoRA needs about ten times the rate of full fine-tuning, which is 1e-6 in the
     paper."""
     warmup_steps: int = Field(default=5, ge=0)
     """Steps over which the learning rate rises."""

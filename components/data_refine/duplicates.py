@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data_refine.rules import Keys, Verdict
+from components.data_refine.rules import Finding, Keys
 
 _BATCH = 2000
 
@@ -52,16 +52,16 @@ class KeyTable:
         self._waiting: list[tuple[int, int, int, int, int]] = []
 
     def add(self, number: int, line: int, keys: Keys) -> None:
-        """Remember the keys of the record `number` (rising), which stands in `line`."""
+        """Remember the keys of the record `number` (rising), which is in `line`."""
         self._waiting.append((number, line, *keys))
         if len(self._waiting) >= _BATCH:
             self._flush()
 
-    def findings(self) -> Iterator[tuple[int, Verdict]]:
-        """Numbers, rising, and verdicts of the records that repeat or contradict others."""
+    def findings(self) -> Iterator[tuple[int, Finding]]:
+        """Numbers, rising, and findings of the records that repeat or contradict others."""
         self._flush()
         for number, reason, line in self._database.execute(_FINDINGS):
-            yield number, _verdict(reason, line)
+            yield number, _finding(reason, line)
 
     def _flush(self) -> None:
         self._database.executemany("INSERT INTO keys VALUES (?, ?, ?, ?, ?)", self._waiting)
@@ -72,9 +72,9 @@ class KeyTable:
         self._database.close()
 
 
-def _verdict(reason: str, line: int) -> Verdict:
+def _finding(reason: str, line: int) -> Finding:
     if reason == "duplicate":
-        return Verdict("rejected", reason, f"the same question, tools and answers as line {line}")
+        return Finding("rejected", reason, f"the same question, tools and answers as line {line}")
     if reason == "duplicate_id":
-        return Verdict("rejected", reason, f"line {line} has this id already")
-    return Verdict("hard", reason, f"line {line} has the same question and tools, but other answers")
+        return Finding("rejected", reason, f"line {line} has this id already")
+    return Finding("hard", reason, f"line {line} has the same question and tools, but other answers")

@@ -1,7 +1,7 @@
-"""Can the model know the gold arguments? Each string and number must stand in the conversation or in the schema.
+"""Can the model know the gold arguments? Each string and number must appear in the conversation or in the schema.
 
 Texts are compared in lower case and without accents, whichever way they are encoded. In scripts that put no blanks
-between words, or join endings to them (Chinese, Japanese, Thai, Korean), a value may stand anywhere; in other scripts
+between words, or join endings to them (Chinese, Japanese, Thai, Korean), a value may be anywhere; in other scripts
 it must be whole words, of which those beyond the Latin script (Russian, Greek, ...) may have another ending.
 """
 
@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
-from components.data_refine.rules import Verdict
+from components.data_refine.rules import Finding
 from components.function_calls.arguments import alternatives, one_of, schema_of_items, schema_of_property
 from components.function_calls.record import Record, Schema
 from components.function_calls.work import spend
@@ -39,8 +39,8 @@ _ACCENTS = re.compile("[\u0300-\u036f]+")
 _BEYOND_LATIN = re.compile("[\u0370-\U0010ffff]")
 
 
-def check_grounding(record: Record) -> Verdict | None:
-    """Hard when a string or number of the gold arguments stands neither in the conversation nor in the schema.
+def check_grounding(record: Record) -> Finding | None:
+    """Hard when a string or number of the gold arguments appears neither in the conversation nor in the schema.
 
     The model cannot know such a value. Words may differ in case and number, numbers may be written as words, shares as
     percentages, months by their names.
@@ -56,7 +56,7 @@ def check_grounding(record: Record) -> Verdict | None:
             if not _stands_in(folded, text):
                 said = said or _Said(text)
                 if not all(map(said.has, _tokens(folded))):
-                    return Verdict("hard", "ungrounded", f"{call.name}: nobody mentions {leaf!r}")
+                    return Finding("hard", "ungrounded", f"{call.name}: nobody mentions {leaf!r}")
     return None
 
 
@@ -68,7 +68,7 @@ def _folded(text: str) -> str:
 
 
 def _stands_in(leaf: str, text: str) -> bool:
-    """Does the leaf stand in the text as it is, as whole words? The quick yes for most."""
+    """Is the leaf in the text as it is, as whole words? The quick yes for most."""
     spend(1 + len(text) // 8192)
     start = text.find(leaf)
     if start < 0 or not leaf:

@@ -1,4 +1,4 @@
-"""How much of a BFCL question stands in a record, by word 8-grams.
+"""How much of a BFCL question is in a record, by word 8-grams.
 
 Test data must not be trained on. Every question inside the bfcl-eval package counts, those of `unused_datasets`, of
 the multi-turn and of the memory conversations too. The package's files are read; nothing of it is imported.
@@ -76,11 +76,11 @@ def _texts(question: Any) -> Iterator[str]:
 
 
 class QuestionIndex:
-    """The word windows of many questions, for looking up how much of which question stands in a text.
+    """The word windows of many questions, for looking up how much of which question is in a text.
 
     A question of eight words or more is its windows of eight. One of five to seven is a single window of its own size.
-    A shorter one ("How are you?") stands in innocent texts as well: it counts where it is all that is asked at last. Of
-    one word or two ("Hi") there is nothing to protect.
+    A shorter one ("How are you?") occurs in innocent texts as well: it counts where it is all that the last turn asks.
+    One or two words ("Hi") need no protection.
     """
 
     def __init__(self, questions: Iterable[tuple[str, list[str]]]) -> None:
@@ -116,10 +116,10 @@ class QuestionIndex:
         self._known_grams, self._known_starts = frozenset(grams), frozenset(starts)
 
     def nearest(self, texts: Sequence[str]) -> tuple[float, str]:
-        """The largest share of one question that stands in one of `texts`, and that question's name.
+        """The largest share of one question that is in one of `texts`, and that question's name.
 
         The share is of the question's windows: whatever else the texts say does not make it smaller. The last text is
-        what is asked at last.
+        what the last turn asks.
         """
         best, name = 0.0, ""
         for place, text in enumerate(texts, 1):

@@ -1,8 +1,8 @@
 """Refine records by rules: each ends qualified, hard or rejected, with its reason, and none is lost. A share of the
-qualified ones is held out: nothing trains on it, and evaluation asks it.
+qualified ones is held out: nothing trains on it, and evaluation uses it.
 
 Two passes in constant memory: the first reads, checks and spools the records to disk, the second adds what only the
-whole set can tell (duplicates, contradictions) and writes the four files. No judge model is asked here.
+whole set can tell (duplicates, contradictions) and writes the four files. No judge model is used here.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, NamedTuple
 from components.data_refine.duplicates import KeyTable
 from components.data_refine.grounding import check_grounding
 from components.data_refine.overlap import QuestionIndex, bfcl_index
-from components.data_refine.rules import Keys, Verdict, check_record, check_response, encode
+from components.data_refine.rules import Finding, Keys, check_record, check_response, encode
 from components.data_refine.sample_source import sample_records
 from components.errors import InputError
 from components.files import atomic_write, sha256_of_json
@@ -134,7 +134,7 @@ def refine(config: DataRefineSettings, folder: Path) -> Tally:
 
 
 def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
-    """First pass: every record to the spool with its verdict so far; returns how many there are."""
+    """First pass: every record to the spool with its finding so far; returns how many there are."""
     index = bfcl_index() if config.benchmark_overlap < 1 else None
     number = 0
     with spool.open("w", encoding="utf-8", errors="surrogatepass") as file:
@@ -145,41 +145,41 @@ def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
                 note = Note(line, "", "", "rejected", item.reason, item.detail)
                 payload = _dump({"raw": item.raw})
             else:
-                payload, keys, verdict = _check(item, index, config.benchmark_overlap)
-                if verdict is None or verdict.outcome != "rejected":
+                payload, keys, finding = _check(item, index, config.benchmark_overlap)
+                if finding is None or finding.outcome != "rejected":
                     table.add(number, line, keys)
                 aside = _is_held_out(item, config)
-                outcome, reason, detail = verdict or ("qualified", "", "")
+                outcome, reason, detail = finding or ("qualified", "", "")
                 note = Note(line, item.source, item.category, outcome, reason, detail, aside)
             file.write(f"{_dump(note)}\n{payload}\n")
     return number
 
 
 def _is_held_out(record: Record, config: DataRefineSettings) -> bool:
-    """By the questions of the record and the seed only: records that ask the same stand on the same side."""
+    """By the questions of the record and the seed only: records that ask the same are on the same side."""
     asked = [message.content for message in record.messages if message.role == "user"]
     return int(sha256_of_json([config.seed, asked])[:13], 16) < config.held_out_share * 16**13
 
 
-def _check(record: Record, index: QuestionIndex | None, allowed: float) -> tuple[str, Keys, Verdict | None]:
+def _check(record: Record, index: QuestionIndex | None, allowed: float) -> tuple[str, Keys, Finding | None]:
     """The record as a line of JSON, its keys, and why it does not qualify; None where it does."""
     payload, keys = encode(record)
     try:
         check_size(payload)  # what stages read later was one line of several, or had its references resolved
         with limited_work():
-            verdict = (
+            finding = (
                 check_record(record)
                 or _check_overlap(record, index, allowed)
                 or check_response(record)
                 or check_grounding(record)
             )
     except RecordError as error:
-        verdict = Verdict("rejected", error.reason, error.detail)
-    return payload, keys, verdict
+        finding = Finding("rejected", error.reason, error.detail)
+    return payload, keys, finding
 
 
 def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Rejected]]:
-    """The records and the lines they stand in (for the built-in source: their number)."""
+    """The records and the lines they are in (for the built-in source: their number)."""
     if config.data == "sample":
         size = min(config.sample_size, config.max_records or config.sample_size)
         yield from enumerate(sample_records(size, config.seed), 1)
@@ -193,13 +193,13 @@ def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Reject
             raise InputError(f"data_refine.data: {error}") from None
 
 
-def _check_overlap(record: Record, index: QuestionIndex | None, allowed: float) -> Verdict | None:
+def _check_overlap(record: Record, index: QuestionIndex | None, allowed: float) -> Finding | None:
     if index is None:
         return None
     share, question = index.nearest([message.content for message in record.messages if message.role == "user"])
     if share <= allowed:
         return None
-    return Verdict("rejected", "benchmark_overlap", f"{share:.0%} of BFCL's {question} stands in one of its turns")
+    return Finding("rejected", "benchmark_overlap", f"{share:.0%} of BFCL's {question} appears in one of its turns")
 
 
 def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: KeyTable, total: int) -> Tally:

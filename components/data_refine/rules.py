@@ -22,7 +22,7 @@ from components.function_calls.record import Record, record_to_json
 Outcome = Literal["hard", "rejected"]
 
 
-class Verdict(NamedTuple):
+class Finding(NamedTuple):
     """Why a record is not qualified."""
 
     outcome: Outcome
@@ -30,49 +30,49 @@ class Verdict(NamedTuple):
     detail: str
 
 
-def check_record(record: Record) -> Verdict | None:
+def check_record(record: Record) -> Finding | None:
     """Why the record must be rejected, or None."""
     return _check_conversation(record) or _check_calls(record) or _check_turn(record)
 
 
-def _check_conversation(record: Record) -> Verdict | None:
+def _check_conversation(record: Record) -> Finding | None:
     if not record.id:
-        return Verdict("rejected", "structure", "id is empty")
+        return Finding("rejected", "structure", "id is empty")
     roles = [message.role for message in record.messages]
     if not roles or roles[-1] not in ("user", "tool"):
-        return Verdict("rejected", "structure", "messages must end with a user's or a tool's turn")
+        return Finding("rejected", "structure", "messages must end with a user's or a tool's turn")
     if not any(message.role == "user" and message.content.strip() for message in record.messages):
-        return Verdict("rejected", "structure", "no user message has any text")
+        return Finding("rejected", "structure", "no user message has any text")
     names = [tool.name for tool in record.tools]
     if len(set(names)) < len(names):
         (name, count), *_ = Counter(names).most_common(1)
-        return Verdict("rejected", "tool_repeated", f"{count} tools are named {name!r}")
+        return Finding("rejected", "tool_repeated", f"{count} tools are named {name!r}")
     return None
 
 
-def _check_calls(record: Record) -> Verdict | None:
+def _check_calls(record: Record) -> Finding | None:
     tools = {tool.name: tool for tool in record.tools}
     for call in record.answers:
         if call.name not in tools:
-            return Verdict("rejected", "unknown_tool", f"the gold call {call.name!r} names no offered tool")
+            return Finding("rejected", "unknown_tool", f"the gold call {call.name!r} names no offered tool")
         fault = check_arguments(call, tools[call.name])
         if fault:
             reason, _, detail = fault.partition(": ")
-            return Verdict("rejected", reason, detail)
+            return Finding("rejected", reason, detail)
     return None
 
 
-def _check_turn(record: Record) -> Verdict | None:
+def _check_turn(record: Record) -> Finding | None:
     """A turn that does not read back as it was written can never earn its reward."""
     if record.answers and (fault := judge_gold(record, ToolNames(record.tools))):
-        return Verdict("rejected", "not_renderable", f"the gold calls do not read back from the model's turn ({fault})")
+        return Finding("rejected", "not_renderable", f"the gold calls do not read back from the model's turn ({fault})")
     return None
 
 
-def check_response(record: Record) -> Verdict | None:
+def check_response(record: Record) -> Finding | None:
     """Hard when no call is right, and yet the record's own response reads as one, or as the attempt of one."""
     if not record.answers and record.response and (fault := judge_gold(record, ToolNames(record.tools))):
-        return Verdict("hard", "response_is_a_call", f"no call is right, and the response reads as one ({fault})")
+        return Finding("hard", "response_is_a_call", f"no call is right, and the response reads as one ({fault})")
     return None
 
 

@@ -1,6 +1,6 @@
 """The built-in source `sample`: records made up from templates, the same ones for the same seed.
 
-Every argument's value stands in the question. Nothing is taken from a benchmark or from other data. It is there to run
+Every argument's value appears in the question. Nothing is taken from a benchmark or from other data. It is there to run
 the whole chain without a download and to teach the shape of a turn; it does not replace real records.
 """
 

@@ -1,4 +1,4 @@
-"""A checkpoint: one safetensors file with all that a killed run needs to go on to the same numbers.
+"""A checkpoint: one safetensors file with all that a killed run needs to end with the same numbers.
 
 The file holds the trained weights, AdamW's moments, the random states and the run's growing files (curves, samples) as
 tensors, and the rest (step, place in the data, pass rates, hash of the settings) as JSON in its header; no pickle. One
@@ -81,7 +81,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def collect_files(folder: Path, names: Iterable[str]) -> dict[str, Tensor]:
-    """The bytes of these files, so that a pod with an empty folder goes on with the whole story."""
+    """The bytes of these files, so that a pod with an empty folder continues with all of them."""
     return {f"file/{name}": torch.from_numpy(np.fromfile(folder / name, np.uint8)) for name in names}
 
 
@@ -148,7 +148,7 @@ class Checkpoints:
             self.wait()
 
     def save(self, state: State) -> None:
-        """Write one, remove those beyond the last `keep`, and copy it to S3 behind the run's back."""
+        """Write one, remove those beyond the last `keep`, and copy it to S3 in the background."""
         path = self.folder / f"step-{state.step:07d}.safetensors"
         with self._partial() as folder:
             # Straight from the tensors: bytes to hand to `atomic_write` would be all of them a second time in memory.
@@ -166,7 +166,7 @@ class Checkpoints:
             self._next_name = 1 - self._next_name
 
     def newest(self, settings_hash: str, last: int) -> State | None:
-        """The newest whole checkpoint of these settings, here or in S3; those passed over are printed with why."""
+        """The newest whole checkpoint of these settings, here or in S3; those passed over are printed and why."""
         for partial in self.folder.glob(f"{PARTIAL}*"):  # a kill while one was written
             shutil.rmtree(partial)
         places = [(int(path.stem.removeprefix("step-")), 1, path.name) for path in self.folder.glob(PATTERN)]
@@ -194,7 +194,7 @@ class Checkpoints:
             return _unless_unfit(uri, _read, folder / name, settings_hash, last)
 
     def wait(self) -> None:
-        """Until the newest is in S3 as well; when it could not be copied, that is said."""
+        """Until the newest is in S3 as well; when it could not be copied, that is printed."""
         error = self._upload.exception() if self._upload is not None else None  # waits for the end
         self._upload = None
         if isinstance(error, CallforgeError):
@@ -211,11 +211,11 @@ class Checkpoints:
 
 
 class _Unfit(Exception):
-    """A checkpoint that this run cannot go on from; the text says why."""
+    """A checkpoint that this run cannot resume from; the text says why."""
 
 
 def _unless_unfit(shown: str, read: Callable[..., Found], *arguments: Any) -> Found | None:
-    """What `read` finds in a checkpoint, or None and a word why that one is not used."""
+    """What `read` finds in a checkpoint, or None, and a message why that one is not used."""
     try:
         return read(*arguments)
     except _Unfit as error:

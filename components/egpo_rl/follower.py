@@ -1,6 +1,6 @@
 """One of the processes that help a stage on a machine with several GPUs: `python -m components.egpo_rl.follower JSON`.
 
-Runs the same `train.run` as the leader and writes no result: the leader's folder gets the adapters of its engine alone.
+Runs the same `train.run` as the leader and writes no result: the leader's folder gets only the adapters of its engine.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from components.egpo_rl.distributed import World
 
 
 class StoppedError(BaseException):
-    """The process was told to stop. No Exception, so that no library on the way takes it for a failure of its own."""
+    """The process was told to stop. Not an Exception, so that no library takes it for a failure of its own."""
 
 
 class Interruption:

@@ -1,7 +1,7 @@
-"""The training loop: sample, grade, learn, tell, commit; from the newest checkpoint on, step after step.
+"""The training loop: sample, grade, learn, report, commit; from the newest checkpoint on, step after step.
 
 What a step changes is committed at its end, and a checkpoint is what was committed last: a kill at any moment loses
-the step at hand and nothing else. Loading and saving the model is train.py's, the pass update.py's.
+the current step and nothing else. Loading and saving the model is train.py's, the pass update.py's.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Training:
         if self.unchecked and self.learner.agree(len(groups)):
             self._check_sharing(groups)
         batch = make_batch(
-            [self._training_group(group) for group in groups if group.question.index in counted],
+            [self._training_group(group) for group in groups if group.prompt.index in counted],
             config,
             self.world,
             *totals,
@@ -152,7 +152,7 @@ class Training:
             step + 1, cursor, self.order.seen(table, place.cursor, shares), place.bad_steps + 1 if bad else 0
         )
         if self.world.leads:
-            self._tell(step + 1, metrics, facts, groups)
+            self._report(step + 1, metrics, facts, groups)
         if (step + 1) % config.checkpoint.every == 0 or step + 1 == config.steps:
             self._save()
         if self.place.bad_steps >= config.update.max_bad_steps:
@@ -165,7 +165,7 @@ class Training:
     def _sample(
         self, step: int, cursor: int, table: PassRates
     ) -> tuple[list[RolloutGroup], list[GroupFacts], int, dict[str, float]]:
-        """This process's groups, the facts of all, the new cursor, seconds. Dead groups are refilled if so wished."""
+        """This process's groups, the facts of all, the new cursor, seconds. Dead groups are refilled if configured."""
         config = self.config
         groups: list[RolloutGroup] = []
         facts: list[GroupFacts] = []
@@ -187,7 +187,7 @@ class Training:
         if all(rollout.logprobs is not None for rollout in group.rollouts):
             logps = [value for rollout in group.rollouts for value in rollout.logprobs or ()]
         return TrainingGroup(
-            tokens=Group(group.question.ids, completions),
+            tokens=Group(group.prompt.ids, completions),
             rewards=[reward.value for reward in group.rewards],
             thought_masks=[thought_mask(self.loaded.tokenizer, completion) for completion in completions],
             sampler_logp=logps,
@@ -195,7 +195,7 @@ class Training:
 
     def _check_sharing(self, groups: Sequence[RolloutGroup]) -> None:
         """Two groups of two rollouts: enough to show a leak between groups, between rollouts, or a wrong position."""
-        some = [Group(g.question.ids, [rollout.tokens for rollout in g.rollouts[:2]]) for g in groups[:2]]
+        some = [Group(g.prompt.ids, [rollout.tokens for rollout in g.rollouts[:2]]) for g in groups[:2]]
         with self.learner.autocast():
             check_sharing(
                 self.loaded.model,
@@ -207,7 +207,7 @@ class Training:
         self.unchecked = False
 
     def _held_out(self, when: str, step: int) -> list[HeldOut]:
-        """Rollouts for the held-out questions: how many are right."""
+        """Rollouts for the held-out prompts: how many are right."""
         if not self.order.held_out:
             return []
         self.sampler.update(step)
@@ -222,7 +222,7 @@ class Training:
             self._append_samples([_sample_row(step, when, group, 0) for group in groups])
         return prompts
 
-    def _tell(
+    def _report(
         self, step: int, metrics: dict[str, float], facts: Sequence[GroupFacts], groups: Sequence[RolloutGroup]
     ) -> None:
         say(step_line(step, self.config.steps, metrics))
@@ -236,7 +236,7 @@ class Training:
             warn(f"the gradients are not finite: step skipped ({self.place.bad_steps} in a row)")
             metrics["skipped"] = 1.0
         self.outputs.log(step, {name: value for name, value in metrics.items() if math.isfinite(value)})
-        self._append_samples([_sample_row(step, "training", *item) for item in _telling_samples(groups)])
+        self._append_samples([_sample_row(step, "training", *item) for item in _instructive_samples(groups)])
 
     def _append_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         with (self.outputs.folder / SAMPLES).open("a", encoding="utf-8") as file:
@@ -291,12 +291,12 @@ class Training:
         self.held_out_before = [HeldOut(*prompt) for prompt in state.held_out_before]
         if newest:
             restore_files(newest, self.outputs.folder)
-            say(f"going on after step {step}")
+            say(f"resuming after step {step}")
         return True
 
 
 def _score_function(model: Any, world: World) -> tuple[ScoreFunction, bool]:
-    """How completions are scored, and whether prompts are shared, which wants a check."""
+    """How completions are scored, and whether prompts are shared, which needs a check."""
     obstacle = sharing_obstacle(model)
     if obstacle is None:
         return score_groups, True
@@ -312,7 +312,7 @@ def _choose(facts: Sequence[GroupFacts], wanted: int) -> tuple[set[int], tuple[i
     return {fact.index for fact in chosen}, (tokens, sum(len(fact.lengths) for fact in chosen))
 
 
-def _telling_samples(groups: Sequence[RolloutGroup]) -> list[tuple[RolloutGroup, int]]:
+def _instructive_samples(groups: Sequence[RolloutGroup]) -> list[tuple[RolloutGroup, int]]:
     """A few rollouts of a step, of as many different outcomes as there are."""
     by_reason: dict[str, tuple[RolloutGroup, int]] = {}
     for group in groups:
@@ -322,7 +322,7 @@ def _telling_samples(groups: Sequence[RolloutGroup]) -> list[tuple[RolloutGroup,
 
 
 def _sample_row(step: int, of: str, group: RolloutGroup, place: int) -> dict[str, Any]:
-    record, reward = group.question.record, group.rewards[place]
+    record, reward = group.prompt.record, group.rewards[place]
     asked = record_to_json(record)
     return {
         "step": step,

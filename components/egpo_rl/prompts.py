@@ -1,6 +1,6 @@
 """Which prompts a step trains on: read, set aside, ordered, retired when solved.
 
-The order is a function of (seed, epoch) alone and the place in it is one integer, so a resumed run draws what the
+The order depends only on (seed, epoch) and the place in it is one integer, so a resumed run draws what the
 killed one would have drawn. Prompts are encoded when they are drawn: a run of 30 steps does not wait for 90,000.
 Sampling and rewards are components/egpo_rl/rollouts.py.
 """
@@ -25,7 +25,7 @@ REST_EPOCHS = 3  # epochs a retired prompt is left out; then it is looked at aga
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class EncodedPrompt:
     """One prompt: `index` is its place in the records' file, `ids` its tokens."""
 
     index: int
@@ -84,13 +84,13 @@ class PromptOrder:
         }
         self._shuffled: tuple[int, list[int]] | None = None
         wanted = min(held_out, int(len(records) * LARGEST_HELD_OUT_SHARE))
-        self.held_out: list[Question] = []
+        self.held_out: list[EncodedPrompt] = []
         for index in self._permutation("held out", range(len(records))):
             if len(self.held_out) == wanted:
                 break
-            if (question := self._encode(index)) is not None:
-                self.held_out.append(question)
-        aside = {question.index for question in self.held_out} | self.refused
+            if (prompt := self._encode(index)) is not None:
+                self.held_out.append(prompt)
+        aside = {prompt.index for prompt in self.held_out} | self.refused
         self.training = [index for index in range(len(records)) if index not in aside]
         if not any(self._encode(index) for index in self.training):
             raise InputError(
@@ -101,12 +101,12 @@ class PromptOrder:
 
     def draw(
         self, number: int, cursor: int, pass_rates: PassRates, taken: Collection[int] = ()
-    ) -> tuple[list[Question], int]:
+    ) -> tuple[list[EncodedPrompt], int]:
         """The next `number` prompts from `cursor` on and the cursor behind them, none of them twice nor in `taken`.
 
         Fewer come back when the whole set has no more. Where only retired prompts are left, they come back early.
         """
-        drawn: list[Question] = []
+        drawn: list[EncodedPrompt] = []
         resting: list[int] = []
         looked_at: set[int] = set()
         while len(drawn) < number and len(looked_at) < len(self.training):
@@ -120,11 +120,11 @@ class PromptOrder:
                 continue
             if self.retire_solved and self._rests(pass_rates.get(index), epoch):
                 resting.append(index)
-            elif (question := self._encode(index)) is not None:
-                drawn.append(question)
+            elif (prompt := self._encode(index)) is not None:
+                drawn.append(prompt)
         for index in resting:
-            if len(drawn) < number and (question := self._encode(index)) is not None:
-                drawn.append(question)
+            if len(drawn) < number and (prompt := self._encode(index)) is not None:
+                drawn.append(prompt)
         return drawn, cursor
 
     def seen(self, pass_rates: PassRates, cursor: int, shares: Iterable[tuple[int, float]]) -> PassRates:
@@ -151,7 +151,7 @@ class PromptOrder:
         random.Random(f"{self.seed}/{purpose}").shuffle(order)
         return order
 
-    def _encode(self, index: int) -> Question | None:
+    def _encode(self, index: int) -> EncodedPrompt | None:
         if index in self.too_long or index in self.refused:
             return None
         record = self.records[index]
@@ -160,7 +160,7 @@ class PromptOrder:
         if len(ids) > self.max_prompt_tokens:
             self.too_long.add(index)
             return None
-        return Question(index, record, prompt.names, ids)
+        return EncodedPrompt(index, record, prompt.names, ids)
 
 
 def pass_rates_to_json(table: PassRates) -> dict[str, dict[str, Any]]:

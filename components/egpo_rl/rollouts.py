@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from components.egpo_rl.distributed import World
-from components.egpo_rl.prompts import Question
+from components.egpo_rl.prompts import EncodedPrompt
 from components.egpo_rl.rewards import REWARDS, Reward
 from components.egpo_rl.samplers import PolicySampler
 from components.language_models.samplers import Rollout
@@ -22,7 +22,7 @@ from components.settings import EgpoRlSettings, RewardSettings
 class RolloutGroup:
     """The rollouts of one prompt, what they say, what they earned."""
 
-    question: Question
+    prompt: EncodedPrompt
     rollouts: list[Rollout]
     texts: list[str]
     rewards: list[Reward]
@@ -35,48 +35,48 @@ def rollout_seed(seed: int, step: int, prompt: int, sample: int) -> int:
 
 
 def sample_groups(
-    sampler: PolicySampler, tokenizer: Any, questions: Sequence[Question], config: EgpoRlSettings, step: int
+    sampler: PolicySampler, tokenizer: Any, prompts: Sequence[EncodedPrompt], config: EgpoRlSettings, step: int
 ) -> tuple[list[RolloutGroup], dict[str, float]]:
-    """One group per question, and the seconds that sampling and grading took."""
+    """One group per prompt, and the seconds that sampling and grading took."""
     started = time.perf_counter()
     seeds = [
-        [rollout_seed(config.seed, step, question.index, sample) for sample in range(config.rollout.group_size)]
-        for question in questions
+        [rollout_seed(config.seed, step, prompt.index, sample) for sample in range(config.rollout.group_size)]
+        for prompt in prompts
     ]
-    prompts = [question.ids for question in questions]
-    rollouts = sampler.sample(prompts, seeds, config.rollout.temperature, config.rollout.max_new_tokens)
+    ids = [prompt.ids for prompt in prompts]
+    rollouts = sampler.sample(ids, seeds, config.rollout.temperature, config.rollout.max_new_tokens)
     sampled = time.perf_counter()
-    groups = [_graded(tokenizer, question, group, config) for question, group in zip(questions, rollouts, strict=True)]
+    groups = [_graded(tokenizer, prompt, group, config) for prompt, group in zip(prompts, rollouts, strict=True)]
     return groups, {"seconds_sample": sampled - started, "seconds_reward": time.perf_counter() - sampled}
 
 
 def sample_held_out(
     sampler: PolicySampler,
     tokenizer: Any,
-    questions: Sequence[Question],
+    prompts: Sequence[EncodedPrompt],
     config: EgpoRlSettings,
     world: World,
     label: str,
 ) -> list[RolloutGroup]:
-    """A group for each of this process's share of the questions, by the strict rule, with the same seeds every time.
+    """A group for each of this process's share of the prompts, by the strict rule, with the same seeds every time.
 
     Sampled as in training, since that is the reward which training raises; greedy accuracy is the evaluation's.
     """
     groups: list[RolloutGroup] = []
     strict = config.model_copy(update={"reward": RewardSettings(name="binary")})
-    with track(len(questions), label, "prompts") as bar:
-        for start in range(0, len(questions), config.rollout.prompts_per_step):
-            asked = questions[start : start + config.rollout.prompts_per_step]
-            groups += sample_groups(sampler, tokenizer, world.share(asked), strict, 0)[0]
-            bar.advance(len(asked))
+    with track(len(prompts), label, "prompts") as bar:
+        for start in range(0, len(prompts), config.rollout.prompts_per_step):
+            batch = prompts[start : start + config.rollout.prompts_per_step]
+            groups += sample_groups(sampler, tokenizer, world.share(batch), strict, 0)[0]
+            bar.advance(len(batch))
     return groups
 
 
-def _graded(tokenizer: Any, question: Question, rollouts: list[Rollout], config: EgpoRlSettings) -> RolloutGroup:
+def _graded(tokenizer: Any, prompt: EncodedPrompt, rollouts: list[Rollout], config: EgpoRlSettings) -> RolloutGroup:
     texts = [decode_turn(tokenizer, rollout.tokens) for rollout in rollouts]
     grade = REWARDS[config.reward.name]
     rewards = [
-        grade(text, rollout.finished, question.record, question.names)
+        grade(text, rollout.finished, prompt.record, prompt.names)
         for text, rollout in zip(texts, rollouts, strict=True)
     ]
-    return RolloutGroup(question, rollouts, texts, rewards)
+    return RolloutGroup(prompt, rollouts, texts, rewards)

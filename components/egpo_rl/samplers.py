@@ -1,8 +1,8 @@
 """The sampler of a run, and how the trained adapter reaches it.
 
 The transformers sampler shares the trained model, or has a copy of a sharded one that is filled while it samples. vLLM
-gets the adapter as a new directory before every step. In process, each process has its own engine; servers are talked
-to by one process, the leader, for all, so that there is one set of adapters on them and one place where it can fail.
+gets the adapter as a new directory before every step. In process, each process has its own engine; only
+the leader talks to servers, for all, so that there is one set of adapters on them and one place where it can fail.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from components.settings import EgpoRlSettings
 
 
 class PolicySampler:
-    """Samples from the policy as it is trained; `update` hands the adapter over where the engine is another one."""
+    """Samples from the policy as it is trained; `update` passes the adapter on where the engine is another one."""
 
     def __init__(
         self,

@@ -22,10 +22,10 @@ from components.language_models.shared_prefix import model_parts
 
 
 def shard_model(model: Any, device: str, dtype: str) -> None:
-    """Split the weights of `model` over the processes, in place, each decoder layer for itself and the rest together.
+    """Split the weights of `model` over the processes, in place, each decoder layer by itself and the rest together.
 
     An adapter stays whole in every process: it is small, of another type than its base, and its gradients are summed
-    over the processes anyhow. Gradients of sharded weights are sums as well, where fully_shard alone makes means.
+    over the processes anyhow. Gradients of sharded weights are sums as well, where fully_shard by itself makes means.
 
     Args:
         device: where each process keeps its part; the model itself may be elsewhere.
@@ -38,7 +38,7 @@ def shard_model(model: Any, device: str, dtype: str) -> None:
     causal_model, _ = model_parts(model)
     layers = [module for module in model.modules() if type(module).__name__ in (causal_model._no_split_modules or ())]
     for module in (*layers, causal_model):
-        # Also the root is let go after its forward: gathered, it would not see what an optimizer step changes.
+        # The root is freed after its forward too: gathered, it would not see what an optimizer step changes.
         fully_shard(module, reshard_after_forward=True, mp_policy=policy, ignored_params=adapter)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo has no other
@@ -74,7 +74,7 @@ def is_sharded(tensor: Tensor) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of `tensor`, gathered where processes hold parts of it: then every one of them must ask."""
+    """All of `tensor`, gathered where processes hold parts of it: then every one of them must call."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,4 +1,4 @@
-"""What a step is told as: its metrics, one line a person can read, and the reason when there was nothing to learn; and
+"""How a step is reported: its metrics, one line a person can read, and the reason when there was nothing to learn; and
 what the held-out prompts say of all steps together.
 
 Works on plain facts of all processes' rollouts; knows nothing of models or files.
@@ -44,8 +44,8 @@ class GroupFacts:
         for text, reward in zip(group.texts, group.rewards, strict=True):
             examples.setdefault(reward.reason, text[:LONGEST_EXAMPLE])
         return cls(
-            index=group.question.index,
-            calls_wanted=bool(group.question.record.answers),
+            index=group.prompt.index,
+            calls_wanted=bool(group.prompt.record.answers),
             rewards=[reward.value for reward in group.rewards],
             solved=[reward.solved for reward in group.rewards],
             reasons=[reward.reason for reward in group.rewards],
@@ -89,7 +89,7 @@ def reward_metrics(groups: Sequence[GroupFacts]) -> dict[str, float]:
 class HeldOut(NamedTuple):
     """One held-out prompt at one time: the share of its rollouts that are right."""
 
-    question: int  # its index
+    prompt: int  # its index
     calls_wanted: bool
     solved_share: float
 
@@ -108,8 +108,8 @@ def held_out_rise(before: Sequence[HeldOut], after: Sequence[HeldOut]) -> dict[s
 
     There is no error where there is one prompt.
     """
-    earlier = {prompt.question: prompt.solved_share for prompt in before}
-    rises = [prompt.solved_share - earlier[prompt.question] for prompt in after]
+    earlier = {one.prompt: one.solved_share for one in before}
+    rises = [one.solved_share - earlier[one.prompt] for one in after]
     if not rises:
         return {}
     metrics = {"held_out_rise": _mean(rises)}

@@ -1,7 +1,7 @@
 """The EGPO stage: rollouts in groups, rewards, one shared-prefix pass, AdamW on the adapter or all weights.
 
 `run` loads the policy and the prompts, hands them to loop.py and saves what came of it. Formulas are in algorithms.py,
-the pass in update.py, rewards in rewards.py, the words in step_log.py, models in parts in sharding.py.
+the pass in update.py, rewards in rewards.py, what is printed in step_log.py, models in parts in sharding.py.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
 
     Writes model/, samples.jsonl, pass_rates.json and report.html into the stage folder; goes on from the newest
     checkpoint of the same settings and inputs, here or in S3. On several GPUs it starts a process for each; under
-    torchrun each process calls it alike. Only the first one writes.
+    torchrun each process calls it in the same way. Only the first one writes.
 
     Returns:
         Held-out reward before and after, its rise and the standard error, and the mean reward of the last steps.

@@ -99,7 +99,7 @@ def make_batch(
 
 
 def recompute_activations(model: Any) -> None:
-    """Keep each layer's input alone for the backward pass."""
+    """Keep only each layer's input for the backward pass."""
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
@@ -197,7 +197,7 @@ class Learner:
             agree=self.agree,
         )
         while True:
-            # Around each forward pass alone: the generator's caller takes the gradient between two of them.
+            # Around each forward pass only: the generator's caller takes the gradient between two of them.
             with self.autocast():
                 scores = next(passes, None)
             if scores is None:
@@ -221,7 +221,7 @@ class Learner:
 
 
 class _Record:
-    """One sweep over a batch: the loss of each pass, and what is worth knowing of it."""
+    """One sweep over a batch: the loss of each pass, and its metrics."""
 
     def __init__(self, batch: Batch, config: EgpoRlSettings) -> None:
         self.batch, self.config = batch, config

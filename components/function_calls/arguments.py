@@ -142,7 +142,7 @@ def _admits_null(schema: Schema) -> bool:
 
 
 def one_of(value: Any, enum: Any) -> bool:
-    """Is the value in the list? Counts as work: lists are asked about lists."""
+    """Is the value in the list? Counts as work: lists are looked up in lists."""
     spend(len(enum) // 64)
     return value in enum
 

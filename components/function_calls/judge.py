@@ -1,6 +1,6 @@
 """Is a model's turn right for its record? The one rule of refinement, warm-up and rewards.
 
-A record whose own turn the reward would refuse is set aside by refinement, because both ask here.
+A record whose own turn the reward would refuse is set aside by refinement, because both use this rule.
 """
 
 from __future__ import annotations

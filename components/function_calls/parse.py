@@ -28,7 +28,7 @@ MAX_DEPTH = 32  # brackets within brackets, the outer list and the call's own in
 
 FORMAT_REASONS = ("no_thought", "thought_not_closed", "thought_repeated", "no_newline", "no_answer")
 
-# Python warns of odd escapes and numbers in the source it reads; ours is model output, nobody's to mend.
+# Python warns of odd escapes and numbers in the source it reads; ours is model output, not ours to fix.
 _SOURCE = "<model output>"
 warnings.filterwarnings("ignore", category=SyntaxWarning, module=_SOURCE)
 warnings.filterwarnings("ignore", category=DeprecationWarning, module=_SOURCE)

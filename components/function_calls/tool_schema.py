@@ -1,4 +1,4 @@
-"""Tools of every source brought to one form: a name, a description, and a JSON schema that stands on its own.
+"""Tools of every source brought to one form: a name, a description, and a self-contained JSON schema.
 
 Reads JSON schema with OpenAPI 3.0's and draft 3's ways of saying things, the wrappers of OpenAI, MCP, Anthropic and
 ToolBench, xLAM's flat parameters with Python-like type names, and BFCL's dialect (dict, float, tuple, any). In the
@@ -103,7 +103,7 @@ def _arguments_schema(parameters: Schema, required: Any) -> Schema:
     """The schema of the tool's arguments: of type object, and with all their names in `properties`.
 
     Args:
-        required: what stands beside the parameters under that name; some sources put the list there.
+        required: what is beside the parameters under that name; some sources put the list there.
     """
     if _is_json_schema(parameters):
         schema = _schema(parameters, 0, parameters, frozenset())

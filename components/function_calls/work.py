@@ -1,6 +1,6 @@
 """A bound on the work that one record may cost, in steps that do not depend on the machine.
 
-A record of legal size can still ask for hours: a list of 10,000 values against an enum of 10,000, an `anyOf` of
+A record of legal size can still take hours: a list of 10,000 values against an enum of 10,000, an `anyOf` of
 thousands in an `anyOf` of thousands. Whatever walks a record counts its steps here; whoever handles a record sets the
 limit around it, and beyond the limit the record is refused. Without a limit, steps are free.
 """

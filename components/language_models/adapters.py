@@ -1,6 +1,6 @@
 """The LoRA adapter on a frozen base model: made, identified, and read back only when it is whole.
 
-Which directory it lies in, and for which base, is model_directory.py's.
+Which directory it is in, and for which base, is model_directory.py's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from components.language_models.base_models import ADAPTER_CONFIG, ADAPTER_WEIGH
 from components.language_models.weight_files import tensor_shapes
 from components.settings import AdapterSettings
 
-# What an adapter may say of itself. Any other field of LoRA's configuration changes more than B A on linear layers.
+# What an adapter may declare. Any other field of LoRA's configuration changes more than B A on linear layers.
 FIELDS = {"r", "lora_alpha", "use_rslora", "lora_dropout", "target_modules", "exclude_modules", "rank_pattern",
           "alpha_pattern", "layers_to_transform", "layers_pattern", "task_type", "base_model_name_or_path", "revision",
           "inference_mode", "peft_version", "auto_mapping", "init_lora_weights"}  # fmt: skip
@@ -65,10 +65,10 @@ def _digest(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def check_adapter(folder: Path, digest: str | None) -> None:
-    """Look at the LoRA adapter that lies in `folder` without its model.
+    """Check the LoRA adapter in `folder` without its model.
 
     Args:
-        digest: adapter_digest of what was saved, None where nobody wrote it down.
+        digest: adapter_digest of what was saved, None where it was not recorded.
 
     Raises:
         InputError: it is not a LoRA adapter of linear layers, its weights are not finite, they reach into the base, or
@@ -83,7 +83,7 @@ def adapter_is_zero(folder: Path) -> bool:
 
 
 def read_adapter(model: Any, folder: Path, digest: str | None, trainable: bool) -> PeftModel:
-    """Put the LoRA adapter that lies in `folder` on `model`, all of it and nothing else.
+    """Put the LoRA adapter in `folder` on `model`, all of it and nothing else.
 
     Raises:
         InputError: as check_adapter; or weights are missing, left over, of another shape, or too large for float32.

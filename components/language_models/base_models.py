@@ -198,7 +198,7 @@ def without_bars() -> Iterator[None]:
 
 
 def _check(path: Path, reference: str) -> Path:
-    """Refuse what cannot be loaded as it says, from its small files and the headers of the large ones."""
+    """Refuse what cannot be loaded as its files claim, from its small files and the headers of the large ones."""
     try:
         config = read_json(path / "config.json")
     except FileNotFoundError:
@@ -245,7 +245,7 @@ def _s3_folder(uri: str) -> str:
 
 def _from_s3(uri: str, folder: Path) -> None:
     download_folder(uri, folder)
-    _check(folder, uri)  # before it counts as whole: a mended prefix is fetched again
+    _check(folder, uri)  # before it counts as whole: a repaired prefix is fetched again
 
 
 def package_weights(name: str) -> Path:

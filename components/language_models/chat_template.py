@@ -119,7 +119,7 @@ class _Process:
                 stderr=subprocess.DEVNULL,
                 env={},  # credentials are none of a template's business
                 encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is for whoever asks
+                start_new_session=True,  # Ctrl-C is for the caller
             )
             self.owner = os.getpid()
         assert self.process.stdin is not None and self.process.stdout is not None

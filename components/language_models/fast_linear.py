@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 GATED = ("LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP")  # transformers' names for that MLP
-ROWS = 64  # oneDNN lays a weight out for about so many rows; measured best from 8 to 1,112
+ROWS = 64  # oneDNN lays a weight out for about this many rows; measured best from 8 to 1,112
 
 _packs: WeakKeyDictionary[nn.Linear, dict[str, tuple[Any, Tensor]]] = WeakKeyDictionary()
 

@@ -3,7 +3,7 @@
 Adapters stay adapters until registration: `save_adapter` and `load_adapter` keep them apart from the frozen base, and
 `merge_adapter` writes merged weights once, in float32, beside both, never into them. A model whose weights were all
 trained is saved whole (`save_model`). Every folder written here is whole or absent. Weights are safetensors; code that
-a model brings along is never run.
+comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NO_CODE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model in memory, a PeftModel where it has an adapter; its tokenizer; and where its whole weights lie."""
+    """A model in memory, a PeftModel where it has an adapter; its tokenizer; and where its whole weights are."""
 
     model: Any
     tokenizer: Any
@@ -56,11 +56,11 @@ def load_model(model: ResolvedModel, dtype: Dtype = "float32", device: str | Non
 
 
 def load_base(base: ResolvedModel, dtype: Dtype = "float32", device: str | None = None) -> LoadedModel:
-    """Load a whole model and its tokenizer, for evaluation. Code that the model brings along is not run.
+    """Load a whole model and its tokenizer, for evaluation. Code that comes with the model is not run.
 
     Raises:
         InputError: transformers cannot load it, weights are missing, left over, or not finite, its tokenizer has
-            tokens that the model has not, or its chat template cannot be used.
+            tokens that the model lacks, or its chat template cannot be used.
     """
     tokenizer = load_tokenizer(base)
     with _load_faults(base), track(1, f"load {base.path.name}", "models") as bar, without_bars():

@@ -4,7 +4,7 @@ Every token's attention is two plain ones merged by log-sum-exp: causal within i
 completion) and, for completion tokens, unmasked over the prompt of their group. The backward of a flash kernel needs
 only the output and the log-sum-exp of the whole softmax, so handing each of the two kernels the MERGED pair gives exact
 gradients: p_ij = exp(s_ij - lse) and delta_i = <dO_i, O_i> hold for any subset of the keys (FlashAttention-2,
-2307.08691, algorithm 2). Keys and values of a prompt are read where they lie, never copied for its completions.
+2307.08691, algorithm 2). Keys and values of a prompt are read where they are, never copied for its completions.
 
 Registered in transformers' attention interface; which tokens form which segment travels through the model as a keyword
 argument. Models whose attention is not plain causal softmax are sorted out by `shared_prefix.sharing_obstacle`.

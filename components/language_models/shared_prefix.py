@@ -1,12 +1,12 @@
 """Scores of groups of completions, every prompt computed once: log-probability and entropy, with gradients.
 
 Groups are packed into one row, prompts first and all their completions behind, up to a budget of unique tokens. The
-positions of every completion start where its prompt ends, and it sees that prompt and itself alone
+positions of every completion start where its prompt ends, and it sees only that prompt and itself
 (shared_attention.py). The first token of a completion is predicted by the last token of the prompt; only predicting
 positions reach the head.
 
 `score_padded` computes the same with one padded sequence per completion: the reference, and the way for models that
-cannot share. Sampling, losses and optimizer steps are none of this module's business.
+cannot share. Sampling, losses and optimizer steps are not done here.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ which the kernel ends the process. chat_template.py starts it by this file's pat
 
 Each line in is a JSON object {"template", "values"}; each line out is {"text"}; {"refused": why}, in the template's own
 or Python's words; or {"endless": how}. The language is that of transformers (utils/chat_template_utils.py), except that
-the date stands still: a prompt must be the same tomorrow.
+the date is fixed: a prompt must be the same tomorrow.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _render(template: str, values: dict[str, Any]) -> dict[str, str]:
 
 
 def main() -> None:
-    """Answer until standard input ends, which is also when whoever asks has died."""
+    """Answer until standard input ends, which is also when the caller has died."""
     with suppress(ValueError, OSError):  # not every system can bound the address space
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -86,7 +86,7 @@ def main() -> None:
         try:
             answer = _render(**json.loads(line))
         except MemoryError:
-            answer = {"endless": f"it wants more than {MEMORY // 2**20} MB of memory"}
+            answer = {"endless": f"it needs more than {MEMORY // 2**20} MB of memory"}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 

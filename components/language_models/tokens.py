@@ -1,6 +1,6 @@
 """The prompt and the assistant's turn as token ids, and the masks that tell thought from answer.
 
-Where the messages stand in a prompt is the model's own chat template's (chat_template.py); they are put there here.
+The model's own chat template says where messages go in a prompt (chat_template.py); they are put there here.
 
 A turn is encoded in segments (`<think>`, thought, `</think>`, newline and answer, end of turn), so no token spans two
 of them and the mask of a training example is exact by construction. A sampled turn comes as ids whose tokens may span

@@ -1,4 +1,4 @@
-"""The files of a model directory as they lie there: what their headers say before anything is loaded or built.
+"""The weight files of a model directory: what their headers say, before anything is loaded or built.
 
 Nothing here imports torch or transformers.
 """

@@ -1,6 +1,6 @@
 """Qualified records as token ids, and which of them make up each optimizer step.
 
-The order is a function of the seed alone, so a resumed run finds the same batches without having seen the earlier
+The order depends only on the seed, so a resumed run finds the same batches without having seen the earlier
 ones. Only as many records are encoded as the steps will use.
 """
 
@@ -36,7 +36,7 @@ class Example:
 class Examples:
     """What is trained on, what is held out, and how many records were left out and why.
 
-    `trainable` counts all records that could be trained on, those included that the steps need not be encoded for.
+    `trainable` counts all records that could be trained on, including those that the steps do not need.
     """
 
     training: list[Example]
@@ -49,7 +49,7 @@ def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmup
     """Encode the records in the seed's order until the steps have enough; the first ones are held out.
 
     Raises:
-        InputError: fewer usable records than one batch wants, with the counts of those left out.
+        InputError: fewer usable records than one batch needs, with the counts of those left out.
     """
     wanted = config.steps * config.batch_size
     held_out = min(config.batch_size, len(records) // 20)
@@ -67,7 +67,7 @@ def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmup
         reasons = "".join(f", {number} left out for {reason}" for reason, number in sorted(left_out.items()))
         raise InputError(
             f"sft_warmup: {len(training)} records to train on ({len(records)} read, {min(held_out, len(usable))} held "
-            f"out{reasons}), and one step wants batch_size={config.batch_size}; give more records, lower batch_size, "
+            f"out{reasons}), and one step needs batch_size={config.batch_size}; give more records, lower batch_size, "
             "or raise max_prompt_tokens and max_turn_tokens"
         )
     trainable = len(records) - held_out - left_out.total()

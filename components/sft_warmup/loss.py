@@ -73,7 +73,7 @@ def turn_losses(model: Any, batch: Sequence[Example], padding: int) -> torch.Ten
     """Cross-entropy of every token of the turns, record after record [N]; the head sees no other position.
 
     Models whose attention can be shared get the records as one packed row: no padding, and the beginning that all
-    prompts have in common is computed once. The others get them padded, and so do records that share no beginning. On a
+    prompts share is computed once. The others get them padded, and so do records that share no beginning. On a
     bfloat16 base the float32 adapter computes in bfloat16 as well; the losses themselves are never below float32.
     """
     # Nothing in common is nothing to share, and an empty product is one that oneDNN divides by.

@@ -28,7 +28,7 @@ def sampler(server: str, base: Path, tmp_path: Path) -> VllmServerSampler:
 def test_another_model_is_refused(server: str, base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"serves {base}, not the base model /models/other-base"):
         VllmServerSampler([server], "/models/other-base", tmp_path)
-    with pytest.raises(InputError, match="is no vLLM server"):
+    with pytest.raises(InputError, match="is not a vLLM server"):
         VllmServerSampler([server + "/elsewhere"], str(base), tmp_path)
 
 

@@ -1,7 +1,7 @@
 """The bytes of a record file as lines, or as the elements of one JSON array; gzip is unpacked on the way.
 
-Memory does not grow with the file, whatever is in it, and a file that unpacks without end is left at a limit. Does not
-read JSON (reader.py does).
+Memory does not grow with the file, whatever is in it, and a file that unpacks without end is abandoned at a limit. Does
+not read JSON (reader.py does).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MAX_ELEMENT_BYTES = 16 * MAX_RECORD_BYTES  # a longer element is more likely a 
 
 
 class FormatError(ValueError):
-    """A file that cannot be read on: broken gzip, no text, no known layout, beyond a limit. Names file and line."""
+    """A file that cannot be read further: broken gzip, not text, no known layout, over a limit. Names file and line."""
 
 
 @dataclass(frozen=True, slots=True)

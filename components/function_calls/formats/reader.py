@@ -1,8 +1,8 @@
 """Record files read as a stream: every layout of layouts.py, JSON lines or a JSON array, gzip or plain.
 
 Memory does not grow with the file. A bad record is handed back as `Rejected`, with its line and reason; a file that
-cannot be read on raises FormatError after everything before the fault was handed out. Does not judge records beyond
-their structure (components/data_refine does) and does not open paths (components/services/storage.py does).
+cannot be read further raises FormatError after everything before the fault was handed out. Does not judge records
+beyond their structure (components/data_refine does) and does not open paths (components/services/storage.py does).
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def _next_groups(sizes: list[int], rows: int) -> list[int]:
 
 
 def _draws(seed: int, count: int) -> Tensor:
-    """The uniform numbers of one rollout: of its seed alone, whatever else is sampled beside it."""
+    """The uniform numbers of one rollout: from its seed only, whatever else is sampled beside it."""
     return torch.rand(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 

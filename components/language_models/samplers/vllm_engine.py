@@ -128,7 +128,7 @@ class VllmEngineSampler:
 
 @contextmanager
 def _own_device() -> Iterator[None]:
-    """The engine's process, started inside, sees the device of this process alone: it would take the first one."""
+    """The engine's process, started inside, sees only the device of this process: it would take the first one."""
     before = os.environ.get(VISIBLE)
     if torch.cuda.is_available():
         names = before.split(",") if before else range(torch.cuda.device_count())

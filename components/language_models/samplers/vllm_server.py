@@ -5,7 +5,7 @@ prompt. Adapters are loaded on every replica under a new name and path, probed, 
 unloaded after that. A replica that restarted and lost its adapter gets it again, once per request.
 
 Servers need: --enable-lora --max-lora-rank R --max-loras 2 --logprobs-mode processed_logprobs, and the variable
-VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 (reachable from the trainer alone: it lets any caller load files). The folder of
+VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 (reachable only from the trainer: it lets any caller load files). The folder of
 published adapters must be mounted at the same path on both sides.
 """
 
@@ -43,7 +43,7 @@ class _AdapterLost(Exception):
 
 
 class _Refused(Exception):
-    """The replica answered with an error that asking again would not mend."""
+    """The replica answered with an error that asking again would not fix."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -64,7 +64,7 @@ def find_base_model(url: str, answer: Any, base_model: str) -> dict[str, Any]:
         served = [model for model in answer["data"] if model["parent"] is None and model["max_model_len"]]
         names = [(Path(model["id"]).name, Path(model["root"]).name) for model in served]
     except (KeyError, TypeError):
-        raise InputError(f"sampler_urls: {url} is no vLLM server: {MODELS} does not answer as vLLM's") from None
+        raise InputError(f"sampler_urls: {url} is not a vLLM server: {MODELS} does not answer as vLLM's") from None
     last = Path(base_model).name
     for model, own in zip(served, names, strict=True):
         if last in own or last.partition("@")[0] in own:

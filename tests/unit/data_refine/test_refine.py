@@ -180,8 +180,8 @@ def test_a_value_that_nobody_mentions_makes_a_record_hard(
 def test_a_long_number_takes_no_quadratic_time() -> None:
     text = "1" * 200_000 + " 1.1" * 50_000 + ".1" * 100_000
     start = time.process_time()
-    verdict = check_grounding(record_from_json(record(messages=asked(text))))
-    assert verdict is not None and verdict.reason == "ungrounded"
+    finding = check_grounding(record_from_json(record(messages=asked(text))))
+    assert finding is not None and finding.reason == "ungrounded"
     assert time.process_time() - start < 1
 
 

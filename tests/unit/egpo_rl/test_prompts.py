@@ -32,7 +32,7 @@ def order_of(tiny_model, make_records):
 
 
 def indexes(drawn):
-    return [question.index for question in drawn]
+    return [prompt.index for prompt in drawn]
 
 
 def test_a_conversation_that_the_chat_template_refuses_is_set_aside(tiny_model, make_records):
@@ -84,7 +84,7 @@ def test_a_step_never_holds_a_prompt_twice(order_of):
 
 def test_long_prompts_are_left_out_and_counted(order_of):
     order = order_of(held_out=0)
-    lengths = {question.index: len(question.ids) for question in order.draw(20, 0, {})[0]}
+    lengths = {prompt.index: len(prompt.ids) for prompt in order.draw(20, 0, {})[0]}
     limit = sorted(lengths.values())[10]
     short = order_of(max_prompt_tokens=limit, held_out=0)
     fitting = {index for index, length in lengths.items() if length <= limit}

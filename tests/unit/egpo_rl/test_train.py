@@ -222,7 +222,7 @@ def test_a_checkpoint_of_other_settings_is_left_alone(inputs, outputs, half_righ
     train.run(change(SMALL, {"update.learning_rate": 1e-3}), inputs, outputs)
     told = capsys.readouterr().out
     assert "is of other settings or inputs; it is not used" in told
-    assert "going on after" not in told
+    assert "resuming after" not in told
     assert [line["step"] for line in metrics_of(outputs)] == [1, 2, 3]
 
 
@@ -244,7 +244,7 @@ def test_more_steps_go_on_from_the_checkpoint_and_fewer_start_again(outputs, sma
     adapter = "model/adapter_model.safetensors"
     train.run(change(SMALL, {"steps": 2}), inputs, outputs)
     train.run(SMALL, inputs, outputs)
-    assert "going on after step 2" in capsys.readouterr().out
+    assert "resuming after step 2" in capsys.readouterr().out
     assert [line["step"] for line in metrics_of(outputs)] == [1, 2, 3]
     assert (outputs.folder / adapter).read_bytes() == (unbroken.folder / adapter).read_bytes()
     train.run(change(SMALL, {"steps": 1}), inputs, outputs)
@@ -271,7 +271,7 @@ def test_settings_that_do_not_decide_the_result_do_not_change_it(outputs, small_
     config = change(SMALL, {"rollout.max_prompt_tokens": 900})
     train.run(change(config, {"steps": 1}), inputs, outputs)
     train.run(change(config, OPERATIONAL), inputs, outputs)
-    assert "going on after step 1" in capsys.readouterr().out, "the checkpoint is of the same work"
+    assert "resuming after step 1" in capsys.readouterr().out, "the checkpoint is of the same work"
     for line, expected in zip(metrics_of(outputs), metrics_of(unbroken), strict=True):
         assert line["reward"] == expected["reward"]
         assert line["grad_norm"] == pytest.approx(expected["grad_norm"], rel=1e-4)
@@ -285,7 +285,7 @@ def test_a_broken_checkpoint_is_passed_over(inputs, outputs, half_right, capsys)
     capsys.readouterr()
     train.run(SMALL, inputs, outputs)
     told = capsys.readouterr().out
-    assert "step-0000003.safetensors cannot be read" in told and "going on after step 2" in told
+    assert "step-0000003.safetensors cannot be read" in told and "resuming after step 2" in told
     assert (outputs.folder / "model" / "adapter_model.safetensors").read_bytes() == expected
 
 

@@ -222,7 +222,7 @@ def test_a_server_that_takes_no_adapters_says_what_it_needs(server: FakeVllm, ad
 
 
 def test_what_is_no_vllm_server_is_named(tmp_path: Path) -> None:
-    with fake_vllm_server() as server, pytest.raises(InputError, match="is no vLLM server"):
+    with fake_vllm_server() as server, pytest.raises(InputError, match="is not a vLLM server"):
         VllmServerSampler([server.url + "/elsewhere"], "base-model", tmp_path)
 
 

@@ -111,7 +111,7 @@ def test_a_turn_that_its_reward_refuses_is_left_out_and_counted(tokenizer, make_
 
 def test_too_few_records_are_refused_with_their_number(tokenizer, make_records):
     with pytest.raises(
-        InputError, match=r"3 records to train on \(3 read, 0 held out\), and one step wants batch_size=4"
+        InputError, match=r"3 records to train on \(3 read, 0 held out\), and one step needs batch_size=4"
     ):
         encode_examples(make_records(3), tokenizer, _settings())
 
