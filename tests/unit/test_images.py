@@ -1,4 +1,4 @@
-"""images/: the Dockerfiles by hadolint and by our own rules, and the locks against pyproject.toml. Builds nothing
+"""images/: the Dockerfiles by hadolint and by our own rules, and the names that a build gives. Builds nothing
 (tests/containers does)."""
 
 import os
@@ -6,29 +6,19 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
-from packaging.requirements import Requirement
-from packaging.version import Version
 
 from components import images
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(path.parent.name for path in (ROOT / "images").glob("*/Dockerfile"))
-EXTRAS = {"light": ("pipeline", "tracking"), "train": ("train", "pipeline", "tracking")}
 
 
 def dockerfile(name: str) -> str:
     return (ROOT / "images" / name / "Dockerfile").read_text()
-
-
-def lock(name: str) -> dict[str, Version]:
-    lines = (ROOT / "images" / name / "requirements.txt").read_text().splitlines()
-    pins = [line.split("==") for line in lines if not line.startswith("#")]
-    return {package: Version(version) for package, version in pins}
 
 
 def test_every_image_of_the_release_has_a_folder_and_every_folder_an_image():
@@ -141,23 +131,3 @@ def test_copies_what_the_build_context_holds(name):
     for sources in re.findall(r"^COPY (.+) \S+$", dockerfile(name), re.MULTILINE):
         for source in sources.split():
             assert f"!{re.sub('^images/[a-z]+/', 'images/*/', source)}" in context, f"{source}: .dockerignore hides it"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_lock_satisfies_pyproject(name):
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = list(project["dependencies"])
-    for extra in EXTRAS[name]:
-        wanted += project["optional-dependencies"][extra]
-    pins = lock(name)
-    for requirement in map(Requirement, wanted):
-        package = "mlflow-skinny" if requirement.name == "mlflow" else requirement.name  # mlflow without its server
-        assert package in pins, f"{package} is not locked"
-        assert requirement.specifier.contains(pins[package]), f"{package} {pins[package]}: wanted is {requirement}"
-
-
-def test_images_agree_on_what_one_step_hands_to_the_next():
-    light, train = lock("light"), lock("train")
-    for package in ("boto3", "kfp", "mlflow-skinny", "pydantic", "bfcl-eval"):
-        assert light[package] == train[package], package
-    assert not {"torch", "transformers", "vllm"} & light.keys()
