@@ -9,7 +9,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,8 +85,10 @@ def execute_stage(
         if not processes.leads:
             return _assist(stage, config, inputs, folder, run, processes)
         announce(stage.name, "started")
-        with _readable(folder), sole_owner(folder):
-            earlier = _earlier_config(folder, stage.name)  # others' folders get no error.json either
+        with ExitStack() as held:
+            with _refusal_shared(processes), _readable(folder):
+                held.enter_context(sole_owner(folder))
+                earlier = _earlier_config(folder, stage.name)  # others' folders get no error.json either
             try:
                 return _lead(stage, config, inputs, folder, earlier, run, replace, processes)
             except CallforgeError as error:
@@ -110,7 +112,7 @@ def _lead(
     processes: Processes,
 ) -> dict[str, float]:
     """What the first process does."""
-    try:
+    with _refusal_shared(processes):
         digests = {name: input_digest(name, path) for name, path in inputs.items()}
         wanted = Config(
             stage=stage.name, settings=config.model_dump(mode="json"), identity=identity(stage, config, digests)
@@ -120,9 +122,6 @@ def _lead(
         if finished is None or finished.work != work:
             finished = None
             _prepare(folder, earlier, wanted, config, replace)
-    except CallforgeError as error:
-        processes.from_leader(_Decision(failure=(str(error), error.exit_code)))
-        raise
     processes.from_leader(_Decision(done=finished.metrics if finished else None, input_digests=digests))
     if finished is not None:
         (folder / ERROR).unlink(missing_ok=True)
@@ -208,6 +207,17 @@ def _prepare(folder: Path, earlier: Config | None, decided: Config, config: Sect
     (folder / MANIFEST).unlink(missing_ok=True)
     write_config(folder, decided)
     (folder / METRICS).touch()
+
+
+@contextmanager
+def _refusal_shared(processes: Processes) -> Iterator[None]:
+    """What ends the work before it is decided on ends it in every process, with the same text."""
+    try:
+        yield
+    except Exception as error:
+        exit_code = error.exit_code if isinstance(error, CallforgeError) else WorkError.exit_code
+        processes.from_leader(_Decision(failure=(str(error), exit_code)))
+        raise
 
 
 @contextmanager

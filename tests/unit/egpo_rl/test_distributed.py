@@ -212,7 +212,11 @@ def test_a_first_process_that_is_killed_leaves_no_manifest(children, tmp_path):
     assert (tmp_path / "calls-1").read_text().count("\n") == 2, "it was not done already"
 
 
-def test_a_refusal_reaches_every_process(children, tmp_path):
+@pytest.mark.parametrize("why", ["an input is missing", "the folder is another's"])
+def test_a_refusal_reaches_every_process(children, tmp_path, why):
+    if why == "the folder is another's":
+        (tmp_path / "egpo_rl").mkdir()
+        (tmp_path / "egpo_rl" / "thesis.txt").touch()
     started = begin(children, execute_together, lambda _, environment: (tmp_path, "refused", environment))
     assert end(started) == [2, 2]
     assert (tmp_path / "refused-0").read_text() == (tmp_path / "refused-1").read_text()
