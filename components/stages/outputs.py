@@ -40,13 +40,13 @@ class Outputs:
         """Drop the lines of metrics.jsonl beyond `step`: a resumed run writes them again."""
         path = self.folder / METRICS
         if path.exists():
-            kept = [line for line in path.read_text("utf-8").splitlines() if _step(line) <= step]
-            with atomic_write(path) as file:
-                file.writelines(line + "\n" for line in kept)
+            kept = [line for line in path.read_bytes().split(b"\n") if _step(line) <= step]
+            with atomic_write(path, "wb") as file:
+                file.writelines(line + b"\n" for line in kept)
 
 
-def _step(line: str) -> float:
+def _step(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except ValueError:
-        return float("inf")  # a line cut by a kill
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return float("inf")  # cut by a kill, or of another program

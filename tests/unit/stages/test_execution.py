@@ -319,8 +319,10 @@ def test_metrics_beyond_a_checkpoint_are_forgotten(tmp_path: Path) -> None:
     outputs = Outputs(tmp_path, Tracker(), RunSettings(), "egpo_rl")
     for step in (1, 2, 3):
         outputs.log(step, {"reward": step / 10})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "rew')  # a kill in the middle of a line
+    others = [b"\xff", b"3", b"{}", b'{"step": null}', b'{"step": ' + b"9" * 400 + b"}", b"[" * 100_000]
+    with (tmp_path / "metrics.jsonl").open("ab") as file:
+        file.writelines(line + b"\n" for line in others)
+        file.write(b'{"step": 4, "rew')  # a kill in the middle of a line
     outputs.forget_metrics_after(2)
     assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
 
