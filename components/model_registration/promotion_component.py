@@ -29,4 +29,5 @@ def promote_version(model_name: str, version: str, alias: str, decision: dsl.Out
         announce("promotion", "failed", str(error))
         raise SystemExit(error.exit_code) from None
     say(*lines)
+    announce("promotion", "done")
     Path(decision.path).write_text("".join(f"- {line}\n" for line in lines))
