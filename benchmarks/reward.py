@@ -6,7 +6,7 @@
 The completions are turns a policy writes for the records of ../shared/data/fc_train.jsonl.gz (else for the built-in
 sample): half are right, the others have a wrong value, a wrong name, a call missing, no call, or a broken frame. The
 map of tool names is built once a record, as in training, where a group of rollouts shares it. The official ast_checker
-gets the calls as parsed objects and decodes nothing: its peer is `match` alone. Records whose tools its type names
+gets the calls as parsed objects and decodes nothing: its peer is `match` only. Records whose tools its type names
 cannot express are left out on both sides. CPU seconds of one process, the best of several passes; the last line is one
 JSON object.
 """

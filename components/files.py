@@ -70,7 +70,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{path}: not JSON ({error})") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON object is wanted, not {type(value).__name__}")
+        raise InputError(f"{path}: a JSON object is expected, not {type(value).__name__}")
     return value
 
 

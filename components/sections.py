@@ -59,7 +59,7 @@ class Section(BaseModel):
         """Settings are stored, and shown on a run's page."""
         texts = [text for text in (value if isinstance(value, tuple) else [value]) if isinstance(text, str)]
         if any(without_login(text) != text for text in texts):
-            raise ValueError("an address without user and password is wanted: settings are stored and shown")
+            raise ValueError("an address without user and password is expected: settings are stored and shown")
         return value
 
     def inputs(self) -> dict[str, str]:

@@ -369,7 +369,7 @@ def read_layer(text: str, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise InputError(f'{name}: not JSON ({error}); write {{"egpo_rl.steps": 50}}') from None
     if not isinstance(value, dict):
-        raise InputError(f'{name}: a JSON object is wanted, like {{"egpo_rl.steps": 50}}, not {text[:200]!r}')
+        raise InputError(f'{name}: a JSON object is expected, like {{"egpo_rl.steps": 50}}, not {text[:200]!r}')
     return value
 
 

@@ -213,7 +213,7 @@ def check_api(endpoint: str) -> None:
     if endpoint != without_login(endpoint):  # the client would leave it out, and the run's address would show it
         raise _refusal(without_login(endpoint), "a user and password in the address are not used", 401)
     if not endpoint.startswith(("http://", "https://")):
-        raise InputError(f"endpoint {endpoint!r}: an http(s) address of the Kubeflow Pipelines API is wanted")
+        raise InputError(f"endpoint {endpoint!r}: an http(s) address of the Kubeflow Pipelines API is expected")
     try:
         answer = ask(f"{endpoint.rstrip('/')}/apis/v2beta1/healthz", token=os.environ.get(TOKEN, ""))
     except NoAnswerError as error:
@@ -224,12 +224,12 @@ def check_api(endpoint: str) -> None:
 
 def _refusal(endpoint: str, reason: str, status: int | None) -> InputError:
     if status in (401, 403):
-        mend = f"log in, or set {TOKEN} to a token that may use the namespace"
+        remedy = f"log in, or set {TOKEN} to a token that may use the namespace"
     elif status and status >= 500:
-        mend = "see the log of ml-pipeline in the cluster"
+        remedy = "see the log of ml-pipeline in the cluster"
     else:
-        mend = "is it the address of the Kubeflow Pipelines API, and can it be reached from here?"
-    return InputError(f"endpoint {endpoint}: {reason}; {mend}")
+        remedy = "is it the address of the Kubeflow Pipelines API, and can it be reached from here?"
+    return InputError(f"endpoint {endpoint}: {reason}; {remedy}")
 
 
 def _short(error: Exception) -> str:

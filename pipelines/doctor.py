@@ -40,16 +40,16 @@ class Finding(NamedTuple):
 def examine() -> Iterator[Finding]:
     """Look at everything; yields each finding as it comes."""
     version = ".".join(map(str, sys.version_info[:3]))
-    yield Finding("Python", sys.version_info >= (3, 11), f"{version} ({sys.executable}); 3.11 or newer is wanted")
+    yield Finding("Python", sys.version_info >= (3, 11), f"{version} ({sys.executable}); 3.11 or newer is needed")
     for name, what in PACKAGES.items():
         found = _version(name)
         yield Finding(name, bool(found), found or f"missing, for {what}: `make install`")
     for name, what in OPTIONAL.items():
         yield Finding(name, True, _version(name) or f"not installed, for {what}")
     free = shutil.disk_usage(Path.cwd()).free
-    yield Finding("disk", free > WANTED_DISK, f"{free / 1e9:.0f} GB free in {Path.cwd()}; 8 GB are wanted for the demo")
+    yield Finding("disk", free > WANTED_DISK, f"{free / 1e9:.0f} GB free in {Path.cwd()}; 8 GB are needed for the demo")
     memory = _memory()
-    yield Finding("memory", memory > WANTED_MEMORY, f"{memory / 1e9:.0f} GB available; 6 GB are wanted for the demo")
+    yield Finding("memory", memory > WANTED_MEMORY, f"{memory / 1e9:.0f} GB available; 6 GB are needed for the demo")
     gpus = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
     yield Finding("GPU", True, ", ".join(gpus) or f"none; {os.cpu_count()} CPU cores")
     yield _storage()

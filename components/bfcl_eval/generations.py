@@ -198,5 +198,5 @@ def _answer(
 
 
 def _seed(seed: int, identifier: str) -> int:
-    """Of the question alone: an answer sampled at a temperature does not depend on which others are asked."""
+    """From the question only: an answer sampled at a temperature does not depend on which others are asked."""
     return int(sha256_of_json([seed, identifier])[:15], 16)

@@ -53,7 +53,7 @@ def find_subject(folder: Path | str, name: str) -> Subject:
         InputError: there is no model, or an adapter was made for other base weights.
     """
     found = resolve_model(folder)
-    # A place on a disk is no part of a result: the same weights elsewhere have equal scores.
+    # A place on a disk is not part of a result: the same weights elsewhere have equal scores.
     called = f"{found.card.stage} on {found.card.base_model.reference}" if found.card else found.reference
     if found.base is None:
         model = EvaluatedModel(name=name, reference=called, weights_sha256=found.sha256)

@@ -26,7 +26,7 @@ def load_own_questions(records: Path, number: int, seed: int) -> tuple[list[Ques
     """At most `number` held-out records of a refinement's folder, how many there are of each kind, and the evaluator.
 
     Raises:
-        InputError: a line of the file is no record.
+        InputError: a line of the file is not a record.
     """
     path = records / HELD_OUT
     questions = [_question(record) for record in read_refined(path)] if path.exists() else []

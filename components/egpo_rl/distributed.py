@@ -156,7 +156,7 @@ def _watch(followers: Sequence[subprocess.Popen[bytes]], over: threading.Event) 
 
 @contextmanager
 def open_world() -> Iterator[World]:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE), or stand alone."""
+    """Join the processes that torchrun started (RANK, WORLD_SIZE), or this one is the only one."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = default_device()
     if device == "cuda":

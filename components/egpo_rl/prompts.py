@@ -51,7 +51,7 @@ def read_training_records(path: Path) -> list[Record]:
     """The records of a refinement's folder (or of one file in callforge's format).
 
     Raises:
-        InputError: no such file, a line that is no record, or no record at all.
+        InputError: no such file, a line that is not a record, or no record at all.
     """
     records = read_refined(path)
     if not records:

@@ -1,4 +1,4 @@
-"""What a rollout earns, from its text and the record alone: the paper's binary reward and two for comparison.
+"""What a rollout earns, from its text and the record only: the paper's binary reward and two for comparison.
 
 Each reward is a pure function `(text, finished, record, names) -> Reward`; the text is parsed, never evaluated, and
 no text makes it raise. Reasons are the short codes of function_calls.judge and one of our own, `truncated` (cut at the

@@ -56,7 +56,7 @@ def check_arguments(call: Call, tool: Tool) -> str | None:
 
 
 def fits_exactly(value: Any, schema: Schema) -> bool:
-    """Is an argument's value valid by its schema, in which 1.0 is no integer?"""
+    """Is an argument's value valid by its schema, in which 1.0 is not an integer?"""
     return _surely_valid(value, schema) or is_valid(value, schema, _OnlyIntegers)
 
 

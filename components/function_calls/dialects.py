@@ -1,10 +1,10 @@
-"""Does a text read as a call in the dialect of some other model, though it is no call list of ours?
+"""Does a text read as a call in the dialect of some other model, though it is not a call list of ours?
 
 Where no call is right only plain text is. Parsers somewhere read tagged JSON, fenced code, Llama's, Mistral's or
 DeepSeek's tokens and a bare call under a sentence as calls: a policy rewarded for them learns to call in disguise.
 
 Markup that only calls are written in counts whatever it names. Anything else counts when it names a tool of the record
-and stands where a call stands (a line, a list, a statement, a JSON object): a sentence that mentions `f(x)` and code
+and is where a call can be (a line, a list, a statement, a JSON object): a sentence that mentions `f(x)` and code
 that has nothing to do with the tools stay text. The time is linear in the text's length. Arguments are not read.
 """
 

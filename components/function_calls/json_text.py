@@ -47,7 +47,7 @@ def _embedded(text: str, opening: re.Pattern[str]) -> Iterator[Any]:
 
 
 def check_text(value: Any, where: str = "") -> None:
-    """Refuse a value in which an escape spelt half a surrogate pair, which is no text and no tokenizer takes.
+    """Refuse a value in which an escape spelt half a surrogate pair, which is not text and no tokenizer takes.
 
     Raises:
         RecordError: "encoding".
@@ -77,7 +77,7 @@ def check_size(text: str, where: str = "") -> None:
 
 
 def _no_number(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _finite(text: str) -> float:

@@ -63,7 +63,7 @@ class Turn:
 
 
 def parse_turn(text: str, names: ToolNames | None = None) -> Turn:
-    """Read a turn; never raises. White space after the newline and at the end is no fault."""
+    """Read a turn; never raises. White space after the newline and at the end is not a fault."""
     thought, answer, frame = _split(text)
     calls, reason = parse_calls(answer, names)
     return Turn(thought, calls, answer, frame or reason)
@@ -91,7 +91,7 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
     """The calls of a bracket list `[f(a=1), g()]` and "", or None and the reason; never raises.
 
     Arguments are keywords with literal values: strings, finite numbers, True, False, None, lists and dicts with string
-    keys. `**{"a-b": 1}` gives arguments whose names are no identifiers, and only those. `names` turns shown names into
+    keys. `**{"a-b": 1}` gives arguments whose names are not identifiers, and only those. `names` turns shown names into
     the record's own, and says which tools a text that is no list could call.
     """
     text = text.strip()
@@ -105,7 +105,7 @@ def parse_calls(text: str, names: ToolNames | None = None) -> tuple[tuple[Call, 
 
 
 def _other_form(text: str, names: ToolNames | None) -> str:
-    """How a text that is no list reads as calls all the same, "" for plain text."""
+    """How a text that is not a list reads as calls all the same, "" for plain text."""
     if _are_only_calls(text):
         return "no_brackets"
     if form := foreign_form(text, names):

@@ -143,7 +143,7 @@ def build_prompt(messages: Sequence[Message], tools: Sequence[Tool]) -> Prompt:
 def render_calls(calls: Iterable[Call], names: ToolNames) -> str:
     """The calls as `[f(a=1, b="x"), g()]`; parse_calls reads them back to equal calls.
 
-    An argument whose name is no identifier and not in the tool's schema is written `**{"a-b": 1}`.
+    An argument whose name is not an identifier and not in the tool's schema is written `**{"a-b": 1}`.
     """
     return "[" + ", ".join(_render_call(call, names) for call in calls) + "]"
 

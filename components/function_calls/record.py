@@ -84,7 +84,7 @@ def record_from_json(value: object) -> Record:
     """Build a record from one parsed JSON object; fields the contract does not name move into `meta`.
 
     Raises:
-        RecordError: `value` is no object, a field is missing or has the wrong type (reason "structure").
+        RecordError: `value` is not an object, a field is missing or has the wrong type (reason "structure").
     """
     if not isinstance(value, dict):
         raise RecordError("structure", f"a record is a JSON object, this is {type(value).__name__}")
@@ -92,7 +92,7 @@ def record_from_json(value: object) -> Record:
     extra = {key: item for key, item in value.items() if key not in FIELDS}
     meta = value.get("meta") or {}
     if not isinstance(meta, dict):
-        raise RecordError("structure", f"meta: an object is wanted, this is {type(meta).__name__}")
+        raise RecordError("structure", f"meta: an object is expected, this is {type(meta).__name__}")
     try:
         return _RECORD.validate_python({**known, "meta": {**extra, **meta}})
     except ValidationError as error:

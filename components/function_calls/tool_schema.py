@@ -92,7 +92,7 @@ def _listed(items: Any, required: bool) -> Schema:
     if not isinstance(items, list) or not all(
         isinstance(item, dict) and isinstance(item.get("name"), str) for item in items
     ):
-        raise _SchemaFaultError(f"{_LISTED_KEYS[not required]} is no list of objects with names")
+        raise _SchemaFaultError(f"{_LISTED_KEYS[not required]} is not a list of objects with names")
     return {
         item["name"]: {key: value for key, value in item.items() if key != "name"} | {"required": required}
         for item in items
@@ -300,7 +300,7 @@ def _schema(raw: Any, depth: int, root: Mapping[str, Any], resolving: frozenset[
         elif key in _SHAPES and not (key in _LIMITS and isinstance(value, bool)):
             fits, wanted = _SHAPES[key]
             if not fits(value):
-                raise _SchemaFaultError(f"{key} is {str(value)[:100]!r}; {wanted} is wanted")
+                raise _SchemaFaultError(f"{key} is {str(value)[:100]!r}; {wanted} is expected")
             schema[key] = value
             together = together or key == "$ref"
         else:

@@ -33,7 +33,7 @@ LARGEST = torch.finfo(torch.float32).max
 def attach_adapter(model: Any, settings: AdapterSettings, seed: int) -> PeftModel:
     """Freeze `model` and put a float32 LoRA adapter on every linear layer but the output head.
 
-    B is zero, so the model's function is unchanged; A depends on `seed` alone and leaves the caller's random state as
+    B is zero, so the model's function is unchanged; A depends only on `seed` and leaves the caller's random state as
     it was. No dropout: prefixes are shared between rollouts, and a resumed run must repeat itself.
     """
     config = LoraConfig(
@@ -114,7 +114,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
     _refuse_other_methods(name, folder)
     file = folder / ADAPTER_WEIGHTS
     if not file.is_file():
-        raise InputError(f"{name}: there is no {ADAPTER_WEIGHTS}; an adapter in safetensors is wanted")
+        raise InputError(f"{name}: there is no {ADAPTER_WEIGHTS}; an adapter in safetensors is expected")
     tensor_shapes([file])  # says what is wrong with the file
     weights = load_file(file)
     if foreign := sorted(key for key in weights if ".lora_A." not in key and ".lora_B." not in key):

@@ -262,7 +262,9 @@ def package_weights(name: str) -> Path:
         )
     weights = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
     if len(weights) != 1:
-        raise InputError(f"base model {PACKAGE}{name}: one *.gguf file is wanted in the package, it has {len(weights)}")
+        raise InputError(
+            f"base model {PACKAGE}{name}: one *.gguf file is expected in the package, it has {len(weights)}"
+        )
     return weights[0]
 
 

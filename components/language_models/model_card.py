@@ -60,7 +60,7 @@ def read_card(folder: Path) -> ModelCard:
     try:
         return ModelCard.model_validate(read_json(folder / CARD))
     except FileNotFoundError:
-        raise InputError(f"model {folder}: there is no {CARD}; a model directory of callforge is wanted") from None
+        raise InputError(f"model {folder}: there is no {CARD}; a model directory of callforge is expected") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

@@ -199,7 +199,7 @@ _NOTHING = [Group([0], [[]])]  # what a pass that scores nothing computes: one t
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """One packed row. The last token of a completion predicts nothing, so it is no part of the row."""
+    """One packed row. The last token of a completion predicts nothing, so it is not part of the row."""
 
     tokens: Tensor  # [T]
     positions: Tensor  # [T]

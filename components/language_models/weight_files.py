@@ -36,7 +36,7 @@ def loaded_files(path: Path) -> list[Path]:
         raise InputError(f"{path}: there is no {WHOLE} and no {INDEX}") from None
     names = list(weight_map.values()) if isinstance(weight_map, Mapping) else []
     if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"{path / INDEX}: weight_map is wanted, from names of tensors to names of files beside it")
+        raise InputError(f"{path / INDEX}: weight_map is expected, from names of tensors to names of files beside it")
     names = sorted(set(names))
     missing = [name for name in names if not _is_file(path / name)]
     if missing:

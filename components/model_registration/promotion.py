@@ -38,7 +38,7 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
         WorkError: the registry failed, another change is under way, or somebody else moved the champion meanwhile.
     """
     if alias not in (CHALLENGER, CHAMPION):
-        raise InputError(f"alias: {CHALLENGER} or {CHAMPION} is wanted, not {alias!r}")
+        raise InputError(f"alias: {CHALLENGER} or {CHAMPION} is expected, not {alias!r}")
     client = _client()
     with _faults(model), sole_change(client, model, f"promoting version {version} to {alias}") as change:
         version = _version_number(client, model, version)

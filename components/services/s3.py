@@ -33,7 +33,7 @@ _LOG_IN = "get new ones and start the run again: it goes on where it stopped"
 _REGION = "set AWS_DEFAULT_REGION to the region of the bucket"
 _BODY = "the store did not get the body that was sent: look for a proxy on the way that rewrites bodies or headers"
 _FULL = "make room, or raise the quota"
-_MENDS = {
+_REMEDIES = {
     "InvalidAccessKeyId": "the store does not know this AWS_ACCESS_KEY_ID; correct it",
     "SignatureDoesNotMatch": "AWS_SECRET_ACCESS_KEY does not fit AWS_ACCESS_KEY_ID; correct it",
     "InvalidToken": "AWS_SESSION_TOKEN does not fit the other two; set all three of one login, or unset it",
@@ -140,8 +140,8 @@ def _refusal(uri: str, error: Any, later: bool) -> CallforgeError:
         return refused(f"{where}: there is no such bucket; create it, or name another one")
     if code == "PreconditionFailed":
         return InputError(f"{where}: the object was replaced while it was read; start again when nobody writes there")
-    if code in _MENDS:
-        return refused(f"{where}: {doing} is refused ({code}); {_MENDS[code]}")
+    if code in _REMEDIES:
+        return refused(f"{where}: {doing} is refused ({code}); {_REMEDIES[code]}")
     if status == 404:
         return refused(f"{where}: there is no such object; check the bucket and the path")
     if status in (401, 403):
@@ -184,8 +184,8 @@ def _silence(uri: str, error: BaseException, later: bool) -> CallforgeError:
     silent = (exceptions.HTTPClientError, exceptions.ConnectionError, exceptions.IncompleteReadError, HTTPError)
     if not isinstance(error, (*silent, ConnectionError, TimeoutError)):
         return refused(f"{where}: {reason}")
-    mend = "check AWS_ENDPOINT_URL_S3 and that the store runs"
+    remedy = "check AWS_ENDPOINT_URL_S3 and that the store runs"
     if isinstance(error, exceptions.SSLError):
-        mend = "check AWS_CA_BUNDLE, and that the store speaks https"
+        remedy = "check AWS_CA_BUNDLE, and that the store speaks https"
     kind = StoreAwayError if later else InputError
-    return kind(f"{uri}: the S3 store at {endpoint()} does not answer ({reason}); {mend}")
+    return kind(f"{uri}: the S3 store at {endpoint()} does not answer ({reason}); {remedy}")

@@ -49,7 +49,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     bucket, _, key = uri.removeprefix(SCHEME).partition("/")
     if not is_remote(uri) or not _BUCKET.fullmatch(bucket):
         raise InputError(
-            f"{uri}: not an S3 address; wanted is s3://bucket/key, the bucket with 3 to 63 of a-z, 0-9, '.' and '-'"
+            f"{uri}: not an S3 address; give s3://bucket/key, the bucket with 3 to 63 of a-z, 0-9, '.' and '-'"
         )
     return bucket, key.strip("/") if key.endswith("/") else key
 
@@ -62,9 +62,7 @@ def _object(uri: str) -> tuple[str, str]:
     """
     bucket, key = split_uri(uri)
     if not key or uri.endswith("/"):
-        raise InputError(
-            f"{uri}: this names a whole {'folder' if key else 'bucket'}; wanted is one object, s3://bucket/key"
-        )
+        raise InputError(f"{uri}: this names a whole {'folder' if key else 'bucket'}; give one object, s3://bucket/key")
     return bucket, key
 
 

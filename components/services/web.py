@@ -32,7 +32,7 @@ class NoAnswerError(Exception):
 
 
 class _AsItIs(urllib.request.HTTPErrorProcessor):
-    """Raises for no status, and follows no redirect: the login is for this server alone."""
+    """Raises for no status, and follows no redirect: the login is for this server only."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -50,7 +50,7 @@ def ask(url: str, *, method: str = "GET", token: str = "", trust: ssl.SSLContext
         NoAnswerError: nobody answers at `url`, or it is not an http(s) address.
     """
     if not url.startswith(("http://", "https://")):
-        raise NoAnswerError("an http(s) address is wanted")
+        raise NoAnswerError("an http(s) address is expected")
     if not (token.isascii() and token.isprintable()):
         raise NoAnswerError("the token has a line break, or another character that no header may carry")
     try:

@@ -2,7 +2,7 @@
 
 Settings that decide it (components/settings.py marks those that do not), the content of its inputs and of the files
 that settings name, the version of the prompt where prompts are rendered, and the stage's own version. Pages, timings
-and places on a disk are no part of it.
+and places on a disk are not part of it.
 """
 
 from __future__ import annotations

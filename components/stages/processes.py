@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 # How long processes wait for one another. The first may be away for hours: only it contacts servers, writes checkpoints
-# and uploads. One that died is noticed otherwise, by torchrun or whoever started it.
+# and uploads. One that died is noticed by torchrun or whoever started it.
 PATIENCE = timedelta(days=1)
 
 

@@ -18,7 +18,7 @@ def read_refined(path: Path, name: str = QUALIFIED) -> list[Record]:
     """The records of the file `name` in a refinement's folder, or of one file in callforge's format.
 
     Raises:
-        InputError: no such file, or a line of it that is no record.
+        InputError: no such file, or a line of it that is not a record.
     """
     file = path / name if path.is_dir() else path
     records = []

@@ -76,7 +76,7 @@ def test_wrong_keys_for_s3_are_refused_before_the_work(callforge, tiny_run):
 
 
 def test_a_gzip_that_breaks_later_ends_the_refinement(callforge, tiny_run, tmp_path):
-    """Preflight reads the first records alone."""
+    """Preflight reads only the first records."""
     data = tmp_path / "broken.jsonl.gz"
     data.write_bytes(gzip.compress(RECORD.encode() * 99)[:-12])
     check(

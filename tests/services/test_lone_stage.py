@@ -1,4 +1,4 @@
-"""One stage alone, with real S3 and MLflow: its outputs arrive where the environment says, over nobody else's."""
+"""One stage by itself, with real S3 and MLflow: its outputs arrive where the environment says, over nobody else's."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def test_a_missing_model_is_named(services):
 
 def test_an_alias_that_promotion_does_not_give_is_named(registry):
     version = registry(0.50)
-    with pytest.raises(InputError, match="challenger or champion is wanted, not 'candidat'"):
+    with pytest.raises(InputError, match="challenger or champion is expected, not 'candidat'"):
         promote(registry.name, version, "candidat")
     assert registry.alias("challenger") is None and registry.alias("candidate") == version
 

@@ -1,4 +1,4 @@
-"""The plan of the house as a test: imports go down, never up, never sideways; KFP steps stay thin and light."""
+"""The architecture as a test: imports go down, never up, never sideways; KFP steps stay thin and light."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def module_of(path: Path) -> str:
 
 
 def room_of(module: str) -> str | None:
-    """`components.egpo_rl.train` stands in `components.egpo_rl`."""
+    """`components.egpo_rl.train` is in `components.egpo_rl`."""
     found = [room for room in FLOORS if module == room or module.startswith(f"{room}.")]
     return found[0] if found else None
 
@@ -124,7 +124,7 @@ PRINTERS = {"components.services.events", "components.services.progress", "pipel
 
 @pytest.mark.parametrize("path", [path for path in FILES if module_of(path) not in PRINTERS], ids=module_of)
 def test_only_events_and_the_console_print(path):
-    """They make text of others safe for a terminal, and nothing is said past who draws the run."""
+    """They make foreign text safe for a terminal, and nothing is printed past whatever draws the run."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Call):
             name = ast.unparse(node.func)
@@ -138,4 +138,4 @@ def test_files_say_what_they_do_and_stay_small(path):
     text = path.read_text("utf-8")
     if text.strip():
         assert ast.get_docstring(ast.parse(text)), "the first lines say what the file does"
-    assert len(text.splitlines()) <= 600, "a file over 600 lines wants a second room"
+    assert len(text.splitlines()) <= 600, "a file over 600 lines must be split"

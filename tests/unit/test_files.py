@@ -18,8 +18,8 @@ from components.files import read_json, write_json
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[1]", "a JSON object is wanted, not list"),
-        (b"null", "a JSON object is wanted, not NoneType"),
+        (b"[1]", "a JSON object is expected, not list"),
+        (b"null", "a JSON object is expected, not NoneType"),
         (b"\xff\xfe{}", "not UTF-8"),
         (b"[" * 200_000, "nested too deeply"),
         (b'{"a":' * 200_000, "nested too deeply"),

@@ -52,7 +52,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_policy(base: Path) -> Callable[[int], Any]:
-    """`make_policy(seed)`: the model with an adapter of its own that is not zero; seed 0 is the model alone."""
+    """`make_policy(seed)`: the model with an adapter of its own that is not zero; seed 0 is the model by itself."""
 
     def make(seed: int, rank: int = RANK) -> Any:
         model = load_model(resolve_model(base), "float32", "cpu").model

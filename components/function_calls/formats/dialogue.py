@@ -28,7 +28,7 @@ def dialogue_records(
     prompts. What the assistant says before anybody asked is history only.
 
     Args:
-        skipped: places of messages that are no turns to learn from.
+        skipped: places of messages that are not turns to learn from.
 
     Raises:
         RecordError: "structure", when there is no such turn; "too_much_work", when there are too many.

@@ -21,7 +21,7 @@ def read(value: dict[str, Any], number: int) -> list[Record]:
     """The records of one dialogue. The system text is the layout's own instruction, and left out."""
     system, chat = value["system"], value["chat"]
     if not isinstance(system, str) or not isinstance(chat, str):
-        raise RecordError("structure", "system and chat: texts are wanted")
+        raise RecordError("structure", "system and chat: texts are expected")
     _, *parts = _SPEAKER.split(chat)
     messages = [
         _message(speaker, text.replace(_END, "").strip(), f"chat, turn {turn}")

@@ -81,7 +81,7 @@ def _chunks(stream: BinaryIO, name: str, limits: Limits | None) -> Iterator[byte
     if head.startswith(b"\x1f\x8b"):
         head, rest = _head(_unpacked(chain([head], rest)))
     if b"\0" in head[:_HEAD]:  # further on it spoils one line, which is rejected
-        raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is wanted, gzip allowed")
+        raise FormatError(f"{name}: a binary file; JSON lines or a JSON array is expected, gzip allowed")
     head = head.removeprefix(codecs.BOM_UTF8)
     yield from chain([head], rest) if limits is None else _limited(chain([head], rest), limits)
 
@@ -178,7 +178,7 @@ _BETWEEN = re.compile(rb'(?:[^"\[\]{},]+|' + _STRING + rb")*+", re.DOTALL)
 
 
 def _elements(chunks: Iterator[bytes], line: int, name: str) -> Iterator[Piece]:
-    """The elements of one JSON array, told apart by brackets and strings alone: one with bad JSON spoils no other."""
+    """The elements of one JSON array, told apart only by brackets and strings: one with bad JSON spoils no other."""
     data = next(chunks)
     start = scan = data.index(b"[") + 1  # of the element being read
     line += data[:start].count(b"\n")

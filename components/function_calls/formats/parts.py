@@ -71,7 +71,7 @@ def make_record(
 def _meta(value: Mapping[str, Any]) -> dict[str, Any]:
     meta = value.get("meta")
     if meta is not None and not isinstance(meta, dict):
-        raise RecordError("structure", f"meta: an object is wanted, this is {type(meta).__name__}")
+        raise RecordError("structure", f"meta: an object is expected, this is {type(meta).__name__}")
     return meta or {}
 
 
@@ -96,7 +96,7 @@ def read_tools(value: Any) -> tuple[Tool, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise RecordError("structure", f"tools: a list is wanted, this is {type(value).__name__}")
+        raise RecordError("structure", f"tools: a list is expected, this is {type(value).__name__}")
     spend(len(value))
     return tuple(map(normalise_tool, value))
 
@@ -112,7 +112,7 @@ def read_calls(value: Any, where: str) -> tuple[Call, ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise RecordError("structure", f"{where}: a list is wanted, this is {type(value).__name__}")
+        raise RecordError("structure", f"{where}: a list is expected, this is {type(value).__name__}")
     spend(len(value))
     return tuple(read_call(item, f"{where}.{index}") for index, item in enumerate(value))
 
@@ -126,14 +126,14 @@ def read_call(value: Any, where: str) -> Call:
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise RecordError("structure", f"{where}: an object with a name is wanted, this is {str(value)[:100]!r}")
+        raise RecordError("structure", f"{where}: an object with a name is expected, this is {str(value)[:100]!r}")
     arguments = value.get("arguments")
     if isinstance(arguments, str):
         arguments = parse_json(arguments, f"{where}.arguments: ") if arguments.strip() else None
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
-        raise RecordError("structure", f"{where}.arguments: an object is wanted, this is {type(arguments).__name__}")
+        raise RecordError("structure", f"{where}.arguments: an object is expected, this is {type(arguments).__name__}")
     return Call(value["name"], arguments)
 
 
@@ -165,14 +165,14 @@ def read_messages(value: Any) -> tuple[Message, ...]:
     if isinstance(value, str):
         value = parse_json(value, "messages: ")
     if not isinstance(value, list):
-        raise RecordError("structure", f"messages: a list is wanted, this is {type(value).__name__}")
+        raise RecordError("structure", f"messages: a list is expected, this is {type(value).__name__}")
     spend(len(value))
     return tuple(_message(item, f"messages.{index}") for index, item in enumerate(value))
 
 
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
-        raise RecordError("structure", f"{where}: an object is wanted, this is {type(value).__name__}")
+        raise RecordError("structure", f"{where}: an object is expected, this is {type(value).__name__}")
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise RecordError("structure", f"{where}.role: {str(role)[:40]!r} is unknown; known are {', '.join(_ROLES)}")
@@ -187,7 +187,7 @@ def _message(value: Any, where: str) -> Message:
 
 
 def _text(content: Any, where: str, role: str) -> str:
-    """Content that is no text: null, a list of parts, or what a tool gave back."""
+    """Content that is not text: null, a list of parts, or what a tool gave back."""
     if content is None:
         return ""
     if isinstance(content, list) and all(isinstance(part, dict) for part in content):
@@ -199,4 +199,4 @@ def _text(content: Any, where: str, role: str) -> str:
             raise RecordError("structure", f"{where}.content: parts of type {kinds[:100]}; only text is read")
     if role == "tool":
         return json.dumps(content, ensure_ascii=False)
-    raise RecordError("structure", f"{where}.content: text is wanted, this is {type(content).__name__}")
+    raise RecordError("structure", f"{where}.content: text is expected, this is {type(content).__name__}")

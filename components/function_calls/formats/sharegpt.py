@@ -41,7 +41,7 @@ def conversation(turns: Any) -> tuple[Message, ...]:
         RecordError: "structure".
     """
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise RecordError("structure", "conversations: a list of objects is wanted")
+        raise RecordError("structure", "conversations: a list of objects is expected")
     return read_messages(
         [
             {

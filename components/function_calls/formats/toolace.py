@@ -21,7 +21,7 @@ def read(value: dict[str, Any], number: int) -> list[Record]:
     """The records of one conversation. The system text is the layout's own instruction, and left out."""
     system = value["system"]
     if not isinstance(system, str):
-        raise RecordError("structure", f"system: text is wanted, this is {type(system).__name__}")
+        raise RecordError("structure", f"system: text is expected, this is {type(system).__name__}")
     tools = read_tools(next(iter(embedded_json(system, _LIST, "system: ", most=1)), None))
     messages = _with_calls(conversation(value["conversations"]), tools)
     return dialogue_records("toolace", number, value, messages, tools, ("conversations", "system"))

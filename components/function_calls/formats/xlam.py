@@ -22,7 +22,7 @@ def read(value: dict[str, Any], number: int) -> list[Record]:
     """
     query = value.get("query")
     if not isinstance(query, str):
-        raise RecordError("structure", f"query: text is wanted, this is {type(query).__name__}")
+        raise RecordError("structure", f"query: text is expected, this is {type(query).__name__}")
     for field in ("answers", "tools"):
         if value.get(field) is None:
             raise RecordError("structure", f"{field}: is missing")

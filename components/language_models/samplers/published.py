@@ -38,7 +38,7 @@ def publish_adapter(source: Path, root: Path, version: int) -> Path:
     partial.mkdir()
     for name in FILES:
         shutil.copyfile(source / name, partial / name)
-    for name in reversed(FILES):  # the configuration last: a directory without it is no adapter
+    for name in reversed(FILES):  # the configuration last: a directory without it is not an adapter
         (partial / name).rename(target / name)
     partial.rmdir()
     target.chmod(0o755)  # the server runs as another user

@@ -57,7 +57,7 @@ def find_base_model(url: str, answer: Any, base_model: str) -> dict[str, Any]:
         base_model: a path or hub id, with @revision or without; the server's has the same last part.
 
     Raises:
-        InputError: this is no answer of vLLM's, or the server serves another model.
+        InputError: this is not an answer of vLLM's, or the server serves another model.
     """
     try:
         # Adapters have a parent and no length.

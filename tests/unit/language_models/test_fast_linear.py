@@ -49,7 +49,7 @@ def test_logits_and_gradients_stay_the_same(activation: str) -> None:
 
 
 def test_gradients_through_a_switched_off_adapter_stay_the_same() -> None:
-    """Those of what lies before the MLP, here the embeddings."""
+    """Those of what is before the MLP, here the embeddings."""
     model = make_model()
     embeddings = model.get_base_model().model.embed_tokens.weight.requires_grad_(True)
     gradients = []

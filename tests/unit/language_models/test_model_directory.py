@@ -145,7 +145,7 @@ def _weights(change):
 
 
 def _settings(**changes):
-    """Change what the adapter says of itself."""
+    """Change what the adapter declares."""
     return lambda folder: write_json(
         folder / "adapter_config.json", json.loads((folder / "adapter_config.json").read_text()) | changes
     )
@@ -162,7 +162,7 @@ NORM = "base_model.model.model.norm.weight"
         (lambda folder: (folder / "callforge.json").unlink(), r"there is no callforge\.json"),
         (lambda folder: (folder / "callforge.json").write_text("{"), "callforge.json: not JSON"),
         (lambda folder: (folder / "callforge.json").write_bytes(b"\xff\x00"), "callforge.json: not JSON"),
-        (lambda folder: (folder / "callforge.json").write_text("[1]"), "a JSON object is wanted"),
+        (lambda folder: (folder / "callforge.json").write_text("[1]"), "a JSON object is expected"),
         (lambda folder: (folder / "callforge.json").write_text('{"a":' * 10**5), "nested too deeply"),
         (lambda folder: (folder / "callforge.json").write_text('{"stage": "a"}'), "callforge.json: base_model"),
         (lambda folder: (folder / "adapter_config.json").write_bytes(b"\xff"), "adapter_config.json: not JSON"),

@@ -1,4 +1,4 @@
-"""The shared-prefix pass equals the plain one: values and gradients, every trap that is silent otherwise."""
+"""The shared-prefix pass equals the plain one: values and gradients, every trap that would be silent."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_equals_padded_with_gradient_checkpointing() -> None:
 
 
 def test_a_model_loaded_with_eager_attention_is_scored_right() -> None:
-    """Eager attention would add a boolean mask to the scores and be wrong by 0.1 nats without a word."""
+    """Eager attention would add a boolean mask to the scores and be wrong by 0.1 nats without an error."""
     eager = make_model(LLAMA, attn_implementation="eager")
     truth = score(score_padded, make_model(LLAMA), ONE_PASS)
     assert_equal(score(score_groups, eager, ONE_PASS), truth, nats=1e-12, gradient=1e-6)

@@ -1,6 +1,6 @@
 """Upload, submit and follow against FakePipelinesApi: a few routes of the real HTTP API, as kfp.Client calls them.
 
-It is no Kubeflow: it shows that the requests are made and the answers understood, not that a cluster accepts them.
+It is not Kubeflow: it shows that the requests are made and the answers understood, not that a cluster accepts them.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def test_a_run_that_is_not_there_is_named(api):
         cluster.follow_run(api.address, "r1", print)
 
 
-def test_an_api_that_refuses_is_named_with_the_mend(api):
+def test_an_api_that_refuses_is_named_with_the_remedy(api):
     api.status = 401
     with pytest.raises(InputError, match="KFP_TOKEN"):
         list(cluster.upload_pipelines(api.address))

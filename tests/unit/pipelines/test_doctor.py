@@ -1,4 +1,4 @@
-"""The doctor: which services it takes for named, and what it says of those that are none."""
+"""The doctor: which services it takes for named, and what it reports of those that are not."""
 
 from __future__ import annotations
 

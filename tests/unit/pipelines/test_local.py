@@ -1,4 +1,4 @@
-"""A run on this machine before and after its stages: what lies in the run directory, and how a failure is told."""
+"""A run on this machine before and after its stages: what is in the run directory, and how a failure is reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person sees of a run: drawn from events alone, on a terminal and into a file; nothing foreign steers it."""
+"""What a person sees of a run: drawn only from events, on a terminal and into a file; nothing foreign steers it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever would wait and try again fails instead: "at once", on however busy a machine."""
+    """Code that would wait and retry fails instead: "at once", on however busy a machine."""
 
     def sleep(seconds: float) -> None:
         raise AssertionError(f"a pause of {seconds} s")

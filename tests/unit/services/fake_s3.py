@@ -1,6 +1,6 @@
 """FakeStore: a few routes of the S3 API, for stores that differ from the real one of the service tests.
 
-It is no S3: it checks no signature and keeps everything in memory. `refuse` says no to chosen requests.
+It is not S3: it checks no signature and keeps everything in memory. `refuse` says no to chosen requests.
 """
 
 from __future__ import annotations

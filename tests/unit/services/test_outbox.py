@@ -1,4 +1,4 @@
-"""What waits for MLflow is read back from a stage folder, whatever lies there."""
+"""What waits for MLflow is read back from a stage folder, whatever is there."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def test_what_answers_and_is_no_store_is_named(monkeypatch: pytest.MonkeyPatch) 
 )
 @pytest.mark.parametrize(("uri", "said"), [("s3://bucket", "whole bucket"), ("s3://bucket/folder/", "whole folder")])
 def test_one_object_is_wanted(call: Callable[[str], object], uri: str, said: str) -> None:
-    with pytest.raises(InputError, match=rf"{uri}: this names a {said}; wanted is one object, s3://bucket/key"):
+    with pytest.raises(InputError, match=rf"{uri}: this names a {said}; give one object, s3://bucket/key"):
         call(uri)
 
 

@@ -1,4 +1,4 @@
-"""One question to a server: what it is asked with, what comes back, and that no error tells a secret."""
+"""One question to a server: what is sent, what comes back, and that no error shows a secret."""
 
 from __future__ import annotations
 

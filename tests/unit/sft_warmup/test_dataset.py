@@ -1,4 +1,4 @@
-"""Which records are trained on, in which order, and what is said about the others."""
+"""Which records are trained on, in which order, and what is reported of the others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage as a whole on a tiny model: what it writes, what it says, and that a killed run ends the same."""
+"""The stage as a whole on a tiny model: what it writes, what it prints, and that a killed run ends the same."""
 
 from __future__ import annotations
 
