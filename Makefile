@@ -75,7 +75,7 @@ test-containers: install ## images built and run by Docker (needs an engine; not
 compile: install ## pipelines/compiled/*.yaml and docs/settings.md
 	$(BIN)/callforge compile
 
-doctor: install ## is everything this machine needs there
+doctor: install ## check that this machine has everything it needs
 	$(BIN)/callforge doctor
 
 bench: install ## a benchmark (NAME=egpo_step); each prints a table

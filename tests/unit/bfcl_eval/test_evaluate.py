@@ -1,4 +1,4 @@
-"""The stage on a tiny random model: three models, the fixed layout, going on after a kill, what bad input gets."""
+"""The stage on a tiny random model: three models, the fixed layout, resuming after a kill, what bad input gets."""
 
 from __future__ import annotations
 

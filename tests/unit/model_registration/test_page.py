@@ -1,4 +1,4 @@
-"""The page of a registration: what became of the weights, how good they are, where they lie."""
+"""The page of a registration: what became of the weights, how good they are, where they are."""
 
 from __future__ import annotations
 
