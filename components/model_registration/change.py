@@ -60,7 +60,16 @@ class Change:
         self._written = False
 
     def carry_out(self, writes: Sequence[Write]) -> None:
-        """Store all writes, make them, and forget them. Interrupted, they are made by whoever comes next."""
+        """Store all writes, make them, and forget them. Interrupted, they are made by whoever comes next.
+
+        Raises:
+            WorkError: it took so long to decide on them that another change was let in.
+        """
+        if self.token not in _plans(self.client, self.model):
+            raise WorkError(
+                f"{self.model}: {self._plan.what} took more than {LEASE_SECONDS:.0f} s, and another change has begun "
+                "meanwhile; nothing was written, try again"
+            )
         self._plan = self._plan.model_copy(update={"writes": list(writes)})
         self._written = True
         self._put_up()

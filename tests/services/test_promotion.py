@@ -287,6 +287,19 @@ def test_another_change_under_way_is_waited_for_and_then_named(registry, open_ga
     promote(registry.name, version, "champion")
 
 
+def test_a_change_that_was_taken_for_dead_writes_nothing(registry, open_gate, monkeypatch):
+    first, second = registry(None), registry(None)
+    write = change.Write(kind="alias", name="champion", version=first)
+    with (
+        pytest.raises(WorkError, match="another change has begun"),
+        change.sole_change(registry.client, registry.name, "promoting version 1 to champion") as slow,
+    ):
+        monkeypatch.setattr(change, "_is_gone", lambda *_: True)  # as on another machine, after LEASE_SECONDS
+        promote(registry.name, second, "champion")
+        slow.carry_out([write])
+    assert registry.alias("champion") == second
+
+
 @pytest.mark.parametrize("value", ["", "[" * 3000, '{"what": 1}', "no json"])
 def test_junk_among_the_announced_changes_stops_nobody(registry, open_gate, value):
     version = registry(None)
