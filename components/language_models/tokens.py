@@ -24,6 +24,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from components.errors import InputError
+from components.files import read_json
 from components.function_calls.prompt import THINK_CLOSE, THINK_OPEN, Prompt, TurnText
 from components.language_models.chat_template import ConversationError, Layout, Slot, lay_out
 
@@ -230,12 +231,10 @@ def _turn_ends(tokenizer: Any) -> frozenset[int]:
     ends = {tokenizer.eos_token_id}
     vocabulary = tokenizer.get_vocab()
     ends |= {vocabulary[token] for token in TURN_ENDS if token in vocabulary}
-    try:
-        text = (Path(str(tokenizer.name_or_path)) / "generation_config.json").read_text("utf-8")
-        stated = json.loads(text).get("eos_token_id")
-        ends |= set(stated) if isinstance(stated, list) else {stated}
-    except (OSError, ValueError, AttributeError):
-        pass  # no generation_config.json beside the tokenizer: then eos and the markers are all there is
+    # Without a file of ours to read beside the tokenizer, eos and the markers are all there is.
+    with suppress(FileNotFoundError, InputError):
+        stated = read_json(Path(str(tokenizer.name_or_path)) / "generation_config.json").get("eos_token_id")
+        ends |= {end for end in (stated if isinstance(stated, list) else [stated]) if isinstance(end, int)}
     return frozenset(end for end in ends if isinstance(end, int))
 
 

@@ -191,3 +191,11 @@ def test_the_turn_ends_with_the_token_the_template_writes_and_all_stated_ends_ar
     ids = [tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>", "<|eot_id|>")]
     assert tokens.end_of_turn_ids(tokenizer) == {*ids, 77}
     assert tokens.encode_turn(tokenizer, TurnText("a", "b")).ids[-1] == ids[1]
+
+
+@pytest.mark.parametrize("stated", ["[[1], {}]", "{}", "[" * 100_000])
+def test_an_end_that_is_no_token_is_passed_over(tiny_model, tmp_path, stated):
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path)
+    (tmp_path / "generation_config.json").write_text(f'{{"eos_token_id": {stated}}}')
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.eos_token_id in tokens.end_of_turn_ids(tokenizer)
