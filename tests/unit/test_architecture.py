@@ -114,6 +114,33 @@ def test_what_the_command_starts_with_is_light(path):
         assert imported.split(".")[0] not in HEAVY, f"{imported} at module level slows `callforge --help` down"
 
 
+def files_of(imported: str) -> Iterator[Path]:
+    """The files that an import of `components...` runs, packages of the name included."""
+    parts = imported.split(".")
+    for length in range(2, len(parts) + 1):
+        place = ROOT.joinpath(*parts[:length])
+        yield from filter(Path.is_file, (place.with_suffix(".py"), place / "__init__.py"))
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["components.preflight.checks", "components.data_refine.refine", "components.model_registration.promotion"],
+)
+def test_what_the_light_image_runs_imports_nothing_that_trains(module):
+    """images/light has neither torch nor transformers. A function may import them where they are there."""
+    waiting, seen = [*files_of(module), *files_of("components.stages.step")], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for imported in imports_of(path, at_module_level=True):
+            root = imported.split(".")[0]
+            assert root not in {"torch", "transformers", "peft", "trl", "safetensors", "tokenizers"}, path
+            waiting += files_of(imported) if root == "components" else ()
+    assert len(seen) > 20
+
+
 @pytest.mark.parametrize("stage", NAMES)
 def test_every_stage_is_one_folder_with_a_component(stage):
     assert (ROOT / "components" / stage / "component.py").is_file()
