@@ -138,6 +138,9 @@ def _refuse_other_methods(name: str, folder: Path) -> None:
         raise InputError(f"{name}: there is no {ADAPTER_CONFIG}") from None
     if config.get("peft_type") != "LORA":
         raise InputError(f"{name}: {ADAPTER_CONFIG}: peft_type is {config.get('peft_type')!r}; only 'LORA' is read")
+    rank = config.get("r")  # vLLM is told it before peft reads it
+    if type(rank) is not int or rank < 1:
+        raise InputError(f"{name}: {ADAPTER_CONFIG}: r is {str(rank)[:100]}; a rank of 1 or more is wanted")
     for field, default in LoraConfig().to_dict().items():
         value = config.get(field)
         if field not in FIELDS | {"peft_type"} and value and value != default:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -355,6 +356,15 @@ def test_a_model_that_is_not_there_is_named(stages, tmp_path):
         evaluate.run(CONFIG, stages | {"egpo_rl": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
     with pytest.raises(InputError, match="nowhere"):
         evaluate.run_one(CONFIG, {"model": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("rank", ["four", None])
+def test_an_adapter_without_a_rank_is_named(stages, tmp_path, rank):
+    shutil.copytree(stages["egpo_rl"], tmp_path / "model")
+    config = tmp_path / "model" / "model" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"r": rank}))
+    with pytest.raises(InputError, match=f"adapter_config.json: r is {rank}"):
+        evaluate.run_one(CONFIG, {"model": tmp_path / "model"}, outputs(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("setting", "value"), [("categories", ("simple_java",))])
