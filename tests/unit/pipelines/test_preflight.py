@@ -36,9 +36,10 @@ def local(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def server() -> Iterator[str]:
+def server(tmp_path: Path) -> Iterator[str]:
     """MLflow as far as preflight looks: only the token `right` is let in."""
-    run = {"info": {"run_id": "r1", "experiment_id": "1"}}
+    artifacts = (tmp_path / "artifacts").as_uri()  # without one, files go to the working directory
+    run = {"info": {"run_id": "r1", "experiment_id": "1", "artifact_uri": artifacts}}
     answers = {"experiment": {"experiment_id": "1", "lifecycle_stage": "active"}, "runs": [run], "run": run}
     body = json.dumps(answers).encode()
     with http_server(lambda path, login: 200 if path == "/health" or login == "Bearer right" else 401, body) as made:
