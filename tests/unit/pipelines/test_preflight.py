@@ -266,9 +266,9 @@ def test_a_setting_holds_no_password(given):
 
 def test_a_wrong_token_is_told_before_a_gpu_is_asked_for(server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "wrong")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "expired7")
     (found,) = problems(Settings(), ("bfcl_eval",), here=False)
-    assert "refused" in found and "MLFLOW_TRACKING_TOKEN" in found and "wrong" not in found
+    assert "refused" in found and "MLFLOW_TRACKING_TOKEN" in found and "expired7" not in found
 
 
 def test_an_evaluation_is_checked_for_what_it_needs_alone(capsys):
