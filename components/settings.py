@@ -271,7 +271,8 @@ class BfclEvalSettings(Section):
     )  # fmt: skip
     """BFCL categories that are answered."""
     own_records: int = Field(default=200, ge=0)
-    """Records that refinement held out, asked beside BFCL: at most this many, chosen by the seed; 0 asks none."""
+    """Records that refinement held out, asked beside BFCL in a run: at most this many, chosen by the seed; 0 asks none.
+    `callforge evaluate` and the pipeline `evaluate` have no records to ask."""
     sample_per_category: int = Field(default=0, ge=0)
     """Questions of each category, chosen by the seed; 0 takes all."""
     max_prompt_tokens: int = Field(default=8192, ge=16)

@@ -96,17 +96,27 @@ class Outbox:
             self.mlflow_run, self.sent, self.sending = mlflow_run, 0, 0
 
     @contextmanager
-    def held(self) -> Iterator[bool]:
-        """Whether no other process sends from this folder, until the block ends."""
+    def held(self, patience: float = 0.0) -> Iterator[bool]:
+        """Whether no other process sends from this folder, until the block ends.
+
+        Args:
+            patience: seconds to wait for one that does.
+        """
         if self.folder is None:
             yield True
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOCK).open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
+            deadline = time.monotonic() + patience
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        yield False
+                        return
+                    time.sleep(0.1)
             yield True
 
     # What is sent.

@@ -37,6 +37,7 @@ from components.settings import RunSettings
 LONGEST_PARAMETER = 500
 SEND_SECONDS = 5.0  # between two looks at what is to be sent
 LONGEST_PAUSE = 60.0  # between two tries to reach a server that went away
+SYNC_SECONDS = 60.0  # that a stage waits for `callforge sync` to finish with its folder
 CLOSING_SECONDS = 10.0  # without progress, until the end of a stage gives up
 
 
@@ -175,11 +176,12 @@ def open_tracker(run: RunSettings, stage: str, folder: Path | None = None) -> It
         yield Tracker()
         return
     client = mlflow_client()
-    outbox = (folder and Outbox.read(folder)) or Outbox(run.run_id, run.experiment, stage, folder=folder)
-    experiment, mlflow_run = open_run(client, run)
-    outbox.follow(mlflow_run)
-    outbox.save()
-    with outbox.held():
+    fresh = Outbox(run.run_id, run.experiment, stage, folder=folder)
+    with fresh.held(SYNC_SECONDS):  # before its state is read: `callforge sync` may be sending from this folder
+        outbox = (folder and Outbox.read(folder)) or fresh
+        experiment, mlflow_run = open_run(client, run)
+        outbox.follow(mlflow_run)
+        outbox.save()
         tracker = MlflowTracker(client, experiment, outbox, _unsent_beside(outbox))
         tracker.log_tags({f"callforge.{stage}": "running"})
         status = "FAILED"

@@ -36,7 +36,7 @@ from components.sft_warmup.loss import batch_loss
 from components.sft_warmup.report import write_training_report
 from components.stages.folder import METRICS
 from components.stages.outputs import Outputs
-from components.stages.refined_records import read_refined
+from components.stages.refined_records import QUALIFIED, read_refined
 
 TOLD_STEPS = 20  # lines about the loss, whatever the number of steps
 WHOLE = "whole.json"  # written last into a checkpoint: sha256 of its files
@@ -53,7 +53,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
         InputError: the base model or the records cannot be used.
         WorkError: the loss is not finite.
     """
-    path = inputs["records"] / "qualified.jsonl.gz"
+    path = inputs["records"] / QUALIFIED
     records = read_refined(path)
     base = resolve_base_model(config.base_model)
     loaded = load_base(base, config.dtype)

@@ -237,7 +237,7 @@ def test_a_bucket_that_is_not_there_is_refused_before_the_merge(stage: Any, clie
 def test_a_registry_that_fails_keeps_the_weights_and_says_so(
     stage: Any, root: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, port_forward: Any
 ) -> None:
-    monkeypatch.setattr(tracking, "LAST_TRIES", 1)
+    monkeypatch.setattr(tracking, "CLOSING_SECONDS", 1.0)
     forward = port_forward(os.environ["MLFLOW_TRACKING_URI"])
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     upload = storage.upload_file
