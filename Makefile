@@ -49,7 +49,7 @@ lint: install ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-unit: install ## pure functions, properties, oracles: under 2 minutes
+test-unit: install ## pure functions, properties, oracles
 	$(PYTEST) tests/unit
 
 test-local: install ## the whole pipeline under kfp.local with a tiny random model

@@ -71,7 +71,7 @@ def test_everything_wrong_is_told_at_once(callforge, tiny_run, tmp_path):
 
 def test_wrong_keys_for_s3_are_refused_before_the_work(callforge, tiny_run):
     done = callforge(*tiny_run, "--run-id", "keys", AWS_SECRET_ACCESS_KEY="wrong")
-    check(done, 2, "s3://callforge/runs", "access is refused", "AWS_SECRET_ACCESS_KEY")
+    check(done, 2, "s3://callforge/runs", "writing is refused", "AWS_SECRET_ACCESS_KEY does not fit")
     assert "wrong" not in (done.stdout + done.stderr).replace("is wrong", ""), "no secret in a message"
 
 
@@ -88,13 +88,13 @@ def test_a_gzip_that_breaks_later_ends_the_refinement(callforge, tiny_run, tmp_p
     )
 
 
-def test_records_of_which_none_is_good_end_the_refinement(callforge, tiny_run, tmp_path):
+def test_records_of_which_none_is_good_end_the_refinement(callforge, tiny_run, workplace, tmp_path):
     """The first record is well-formed, so preflight lets it pass; no rule does."""
     data = tmp_path / "useless.jsonl"
-    data.write_text(RECORD)
+    data.write_text(RECORD.replace('"answers": []', '"answers": [{"name": "no_such_tool", "arguments": {}}]'))
     done = callforge(*tiny_run, "--data", str(data), "--run-id", "useless")
     check(done, 2, "data_refine        failed", "useless.jsonl")
-    assert not (Path(str(tmp_path)) / "manifest.json").exists()
+    assert not (workplace / ".callforge/runs/useless/data_refine/manifest.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ def finished(callforge, tiny_run, workplace) -> tuple[Path, str]:
     """A run that nobody disturbed: its directory and what it printed."""
     done = callforge(*tiny_run, "--run-id", "calm")
     assert done.returncode == 0, done.stdout + done.stderr
+    shutil.copytree(workplace / ".callforge/runs/calm", workplace / "untouched/calm")
     return workplace / ".callforge/runs/calm", done.stdout
 
 
@@ -112,7 +114,7 @@ def test_killed_in_every_stage_it_ends_the_same(finished, tiny_run, workplace, e
         before = _state(folder, NAMES[1 : 1 + place])
     end = callforge(*arguments)
     assert end.returncode == 0, end.stdout + end.stderr
-    calm, _ = finished
+    calm = workplace / "untouched/calm"  # as it was before other tests changed its settings
     for stage in ("sft_warmup", "egpo_rl"):
         assert _sha(folder, stage, "model/adapter_model.safetensors") == _sha(
             calm, stage, "model/adapter_model.safetensors"
