@@ -112,7 +112,8 @@ def test_a_checkpoint_is_written_without_a_second_copy_of_it_in_memory(children,
     child = children.Process(target=save_large_checkpoint, args=(tmp_path / "checkpoints", tmp_path / "grown"))
     child.start()
     child.join()
-    assert float((tmp_path / "grown").read_text()) < 20e6, "a second copy would take 80 MB"
+    # Half a copy tells none from one; what libraries load at the first save depends on the machine.
+    assert float((tmp_path / "grown").read_text()) < 40e6, "a second copy would take 80 MB"
     state = Checkpoints(tmp_path / "checkpoints", "", keep=1).newest("same", 1)
     assert {name: tensor[-1].item() for name, tensor in state.tensors.items()} == {str(n): n for n in range(20)}
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-0000001.safetensors"]
