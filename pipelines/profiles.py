@@ -35,7 +35,7 @@ class Profile:
 
 
 def demo() -> Profile:
-    """Two CPU cores, 8 GB: the whole pipeline on SmolLM2-135M in about ten minutes, on small samples of everything."""
+    """Two CPU cores, 8 GB: the whole pipeline on SmolLM2-135M in about twelve minutes, on small samples of everything."""
     return Profile(
         name="demo",
         settings={
@@ -56,9 +56,9 @@ def demo() -> Profile:
             "egpo_rl.rollout.max_new_tokens": 128,  # as long as the turns that the warm-up teaches
             "egpo_rl.held_out": 0,  # the evaluation asks records that were held out of the warm-up as well
             "egpo_rl.checkpoint.every": 1,
-            "bfcl_eval.own_records": 36,
+            "bfcl_eval.own_records": 24,
             "bfcl_eval.categories": ["simple_python", "multiple", "irrelevance"],  # a taste
-            "bfcl_eval.sample_per_category": 3,
+            "bfcl_eval.sample_per_category": 2,
             "bfcl_eval.max_prompt_tokens": 1024,
             "bfcl_eval.max_new_tokens": 128,
             "bfcl_eval.batch_size": 24,  # a decode step takes as long for 24 answers as for 6: it reads all the weights
