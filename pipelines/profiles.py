@@ -35,7 +35,7 @@ class Profile:
 
 
 def demo() -> Profile:
-    """Two CPU cores, 8 GB: the whole pipeline on SmolLM2-135M in about twelve minutes, on small samples of everything."""
+    """Two CPU cores, 8 GB: the whole pipeline on SmolLM2-135M in about twelve minutes, a small sample of everything."""
     return Profile(
         name="demo",
         settings={
