@@ -24,7 +24,7 @@ from torch import Tensor
 from components.egpo_rl.sharding import is_sharded
 from components.language_models.model_directory import default_device
 from components.services.events import warn
-from components.stages.processes import process_group
+from components.stages.processes import Processes, process_group
 
 Item = TypeVar("Item")
 GRACE_SECONDS = 30.0
@@ -32,17 +32,10 @@ BUCKET = 2**26  # gradients that are added up at a time: 256 MB, an adapter at o
 
 
 @dataclass(frozen=True)
-class World:
+class World(Processes):
     """This process among `size`; `device` is where its model lives."""
 
-    rank: int = 0
-    size: int = 1
     device: str = "cpu"
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process writes and prints."""
-        return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> Sequence[Item]:
         """This process's part of `items`."""
@@ -56,14 +49,6 @@ class World:
         dist.all_gather_object(parts, value)
         longest = max(map(len, parts))
         return [part[place] for place in range(longest) for part in parts if place < len(part)]
-
-    def from_leader(self, value: Item) -> Item:
-        """The leader's `value`, in every process."""
-        if self.size == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
 
     def most(self, number: int) -> int:
         """The largest of the processes' numbers."""

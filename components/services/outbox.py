@@ -11,7 +11,6 @@ of its kind. Otherwise the server is away (AwayError), whatever its reason, and 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -23,7 +22,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from components.files import write_json
+from components.files import lock_within, write_json
 from components.services.events import warn
 from components.services.mlflow_server import RUN_TAG, first_line, server_name
 
@@ -107,17 +106,7 @@ class Outbox:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / LOCK).open("w") as lock:
-            deadline = time.monotonic() + patience
-            while True:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        yield False
-                        return
-                    time.sleep(0.1)
-            yield True
+            yield lock_within(lock, patience)
 
     # What is sent.
 

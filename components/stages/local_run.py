@@ -12,13 +12,13 @@ import fcntl
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from components.errors import InputError
+from components.files import lock_within
 
 RUN_FOLDER = "CALLFORGE_RUN_FOLDER"
 LOCK, STEPS, STOP = ".lock", ".steps", ".stop"
@@ -76,12 +76,5 @@ def sole_run(folder: Path) -> Iterator[None]:
 
 
 def _take(lock: IO[str], patience: float, refusal: str) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise InputError(refusal) from None
-            time.sleep(0.02)
+    if not lock_within(lock, patience):
+        raise InputError(refusal)
