@@ -239,7 +239,7 @@ class Training:
         self._append_samples([_sample_row(step, "training", *item) for item in _instructive_samples(groups)])
 
     def _append_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        with (self.outputs.folder / SAMPLES).open("a", encoding="utf-8") as file:
+        with (self.outputs.folder / SAMPLES).open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
     def write_tables(self) -> None:

@@ -74,7 +74,7 @@ class MetricEvent(_Line):
 
     event: Literal["metric"] = "metric"
     step: int
-    values: dict[str, float]
+    values: dict[Text, float]
 
 
 class BarEvent(_Line):
@@ -85,7 +85,7 @@ class BarEvent(_Line):
     label: Text
     done: FiniteFloat
     total: FiniteFloat | None
-    unit: str
+    unit: Text
     rate: FiniteFloat
     remaining_s: FiniteFloat | None
     elapsed_s: FiniteFloat

@@ -53,6 +53,6 @@ def test_any_bytes_are_an_object_or_an_input_error(content: bytes, tmp_path_fact
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
-    value = {"name": "Zoë \u2028", "nested": {"list": [1, None, 2.5]}}
+    value = {"name": "Zoë \u2028", "half a pair": "\ud800", "nested": {"list": [1, None, 2.5]}}
     write_json(tmp_path / "folder" / "value.json", value)
     assert read_json(tmp_path / "folder" / "value.json") == value

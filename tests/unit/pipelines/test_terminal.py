@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.table import Table
 
@@ -98,6 +98,7 @@ def test_junk_in_the_progress_file_is_passed_over(file: Path, terminal: bool) ->
 
 
 @given(text=ANY_TEXT, terminal=st.booleans())
+@example(text="\ud800", terminal=True)
 def test_no_text_steers_the_terminal(tmp_path_factory: pytest.TempPathFactory, text: str, terminal: bool) -> None:
     file = tmp_path_factory.mktemp("events") / "progress.jsonl"
     with pytest.MonkeyPatch.context() as patch:
