@@ -18,7 +18,7 @@ PYTEST := $(TEST_ENV) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loads
 NAME ?= egpo_step
 
 .DEFAULT_GOAL := help
-.PHONY: help install run ui test lint test-unit test-local test-services test-vllm test-containers compile doctor bench images lock clean
+.PHONY: help install run ui test lint test-unit explore test-local test-services test-vllm test-containers compile doctor bench images lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ lint: install ## ruff and mypy
 
 test-unit: install ## pure functions, properties, oracles
 	$(PYTEST) tests/unit
+
+explore: install ## the unit tests' properties on new random examples (not part of `make test`)
+	HYPOTHESIS_PROFILE=explore $(PYTEST) $$(grep -rl hypothesis tests/unit --include='test_*.py')
 
 test-local: install ## the whole pipeline under kfp.local with a tiny random model
 	$(PYTEST) tests/local

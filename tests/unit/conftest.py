@@ -1,6 +1,13 @@
-"""Hypothesis without clocks: on a busy machine an example may take any time."""
+"""Hypothesis without clocks or chance: a commit that is green stays green, on a busy machine as well.
+
+`make explore` looks at examples that nobody has seen yet.
+"""
+
+import os
 
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("callforge", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("callforge")
+LOAD = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeatable", derandomize=True, max_examples=60, **LOAD)
+settings.register_profile("explore", print_blob=True, max_examples=1000, **LOAD)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
