@@ -12,16 +12,19 @@ import atexit
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from components.errors import InputError
+from components.errors import InputError, WorkError
+from components.language_models import template_process
 
 EDGE = "\u2003"  # a space that str.strip takes and no template writes
+PYTHON_NEEDS = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # to start; other variables are none of a template's business
 
 
 class ConversationError(InputError):
@@ -54,6 +57,7 @@ def lay_out(template: str, roles: Sequence[str], values: Mapping[str, Any], answ
     Raises:
         ConversationError: the template refuses it, or writes a message not at all or more than once.
         InputError: the template does not end, or writes without end.
+        WorkError: the process that renders it cannot be started.
     """
     marks = [f"\n{EDGE}[callforge: message {index} of {len(roles)}]{EDGE}\n" for index in range(len(roles))]
     reasons = []
@@ -93,16 +97,14 @@ class _Process:
 
     def render(self, template: str, values: Mapping[str, Any]) -> str:
         """The text that the template makes of `values`."""
-        asks, answers = self._pipes()
-        try:
-            asks.write(json.dumps({"template": template, "values": values}) + "\n")
-            asks.flush()
-            line = answers.readline()
-        except BrokenPipeError:
-            line = ""
+        if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
+            self._start()
+        line = self._answer(json.dumps({"template": template, "values": values}))
         if not line:
-            self.close()
-            raise InputError("it does not end: the process that rendered it was ended after some seconds")
+            code = self._exit_code()
+            if code == -signal.SIGXCPU:
+                raise InputError("it does not end: the process that rendered it was ended after some seconds")
+            raise InputError(f"the process that rendered it died of it (exit code {code})")
         answer = json.loads(line)
         if "endless" in answer:
             raise InputError(f"it does not end: {answer['endless']}")
@@ -110,20 +112,45 @@ class _Process:
             raise ConversationError(answer["refused"])
         return str(answer["text"])
 
-    def _pipes(self) -> tuple[IO[str], IO[str]]:
-        if self.process is None or self.owner != os.getpid() or self.process.poll() is not None:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", str(Path(__file__).with_name("template_process.py"))],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                env={},  # credentials are none of a template's business
-                encoding="utf-8",
-                start_new_session=True,  # Ctrl-C is for the caller
-            )
-            self.owner = os.getpid()
-        assert self.process.stdin is not None and self.process.stdout is not None
-        return self.process.stdin, self.process.stdout
+    def _start(self) -> None:
+        self.owner = os.getpid()
+        with tempfile.TemporaryFile() as errors:
+            try:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-I", template_process.__file__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    env={name: os.environ[name] for name in PYTHON_NEEDS if name in os.environ},
+                    encoding="utf-8",
+                    start_new_session=True,  # Ctrl-C is for the caller
+                )
+            except OSError as error:
+                self.process = None
+                raise _not_started(str(error.strerror)) from None
+            if self._answer() != f"{template_process.STARTED}\n":
+                code = self._exit_code()
+                errors.seek(0)
+                words = errors.read().decode(errors="replace").strip().rpartition("\n")[2][:500]
+                raise _not_started(f"exit code {code}{words and f', {words}'}")
+
+    def _answer(self, question: str = "") -> str:
+        """The next line that the process writes, to `question` if there is one; "" when it has ended."""
+        assert self.process is not None and self.process.stdin is not None and self.process.stdout is not None
+        try:
+            if question:
+                self.process.stdin.write(f"{question}\n")
+                self.process.stdin.flush()
+            return self.process.stdout.readline()
+        except BrokenPipeError:
+            return ""
+
+    def _exit_code(self) -> int:
+        """Of the process, which has closed its output."""
+        assert self.process is not None
+        code = self.process.wait()
+        self.close()
+        return code
 
     def close(self) -> None:
         """End it; the next rendering starts another."""
@@ -131,6 +158,13 @@ class _Process:
             self.process.kill()
             self.process.communicate()
         self.process = None
+
+
+def _not_started(reason: str) -> WorkError:
+    return WorkError(
+        f"the process that renders chat templates could not be started: {reason}; see whether `{sys.executable} -I -c "
+        "'import jinja2'` works, and whether this machine has memory and processes left"
+    )
 
 
 _PROCESS = _Process()

@@ -2,9 +2,9 @@
 here: without environment variables, with bounded memory and output, and a bound on each rendering's CPU seconds, beyond
 which the kernel ends the process. chat_template.py starts it by this file's path: nothing of callforge can be imported.
 
-Each line in is a JSON object {"template", "values"}; each line out is {"text"}; {"refused": why}, in the template's own
-or Python's words; or {"endless": how}. The language is that of transformers (utils/chat_template_utils.py), except that
-the date is fixed: a prompt must be the same tomorrow.
+The first line out is STARTED. Each line in is a JSON object {"template", "values"}; each further line out is {"text"};
+{"refused": why}, in the template's own or Python's words; or {"endless": how}. The language is that of transformers
+(utils/chat_template_utils.py), except that the date is fixed: a prompt must be the same tomorrow.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from jinja2.utils import Namespace
 
 CPU_SECONDS = 2  # a thousand times what a template takes
 MEMORY = 2**29  # bytes
+STARTED = "started"
 LONGEST = 2**20  # characters; a prompt's own texts are not in it
 TODAY = datetime(2024, 7, 26)
 
@@ -75,14 +76,21 @@ def _render(template: str, values: dict[str, Any]) -> dict[str, str]:
     return {"text": text} if len(text) <= LONGEST else {"endless": f"it writes {len(text):,} characters"}
 
 
+def _bound_cpu(seconds: int) -> None:
+    """End this process when it has used so many seconds, or those that the user's own limit allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)  # nobody but root may raise it
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds if hard == resource.RLIM_INFINITY else min(seconds, hard), hard))
+
+
 def main() -> None:
     """Answer until standard input ends, which is also when the caller has died."""
     with suppress(ValueError, OSError):  # not every system can bound the address space
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.stdout.write(f"{STARTED}\n")
+    sys.stdout.flush()
     for line in sys.stdin:
-        spent = int(time.process_time())
-        resource.setrlimit(resource.RLIMIT_CPU, (spent + CPU_SECONDS + 1, resource.RLIM_INFINITY))
+        _bound_cpu(int(time.process_time()) + CPU_SECONDS + 1)
         try:
             answer = _render(**json.loads(line))
         except MemoryError:

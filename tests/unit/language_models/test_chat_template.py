@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -11,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from components.errors import InputError
+from components.errors import InputError, WorkError
 from components.function_calls.prompt import Prompt, ToolNames, build_prompt
-from components.language_models import tokens
+from components.language_models import chat_template, tokens
 from components.language_models.chat_template import ConversationError, lay_out
 
 TRL = find_spec("trl")
@@ -144,14 +146,45 @@ def test_a_template_without_end_is_refused_in_words_and_the_next_one_is_rendered
     assert lay_out("{{ messages[0].content }}!", ("user",), {})[-1] == "!"
 
 
+def test_a_limit_of_the_users_own_on_cpu_time_is_kept():
+    code = (
+        "import resource; from components.language_models.chat_template import _PROCESS, lay_out; "
+        "resource.setrlimit(resource.RLIMIT_CPU, (50, 60)); "
+        "print(lay_out('{{ messages[0].content }}!', ('user',), {})[-1]); "
+        "print(resource.prlimit(_PROCESS.process.pid, resource.RLIMIT_CPU))"
+    )
+    limited = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert limited.stderr == "" and limited.stdout.startswith("!\n(") and limited.stdout.endswith(", 60)\n")
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (None, "No such file or directory"),
+        ("#!/bin/sh\necho 'no module named jinja2' >&2\nexit 3\n", "exit code 3, no module named jinja2"),
+        ("#!/bin/sh\nkill -9 $$\n", "exit code -9;"),
+    ],
+    ids=["missing", "broken", "killed"],
+)
+def test_a_python_that_does_not_start_is_not_the_templates_fault(tmp_path, monkeypatch, script, words):
+    python = tmp_path / "python"
+    if script:
+        python.write_text(script)
+        python.chmod(0o755)
+    chat_template._PROCESS.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(python))
+        with pytest.raises(WorkError, match=f"chat templates could not be started: {words}"):
+            lay_out("{{ messages[0].content }}", ("user",), {})
+    assert lay_out("{{ messages[0].content }}!", ("user",), {})[-1] == "!"
+
+
 def test_a_template_cannot_see_the_environment(monkeypatch, tiny_model):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    from components.language_models.chat_template import _PROCESS
-
-    _PROCESS.close()
+    chat_template._PROCESS.close()
     lay_out("{{ messages[0].content }}", ("user",), {})
-    assert _PROCESS.process is not None
-    environment = Path(f"/proc/{_PROCESS.process.pid}/environ")
+    assert chat_template._PROCESS.process is not None
+    environment = Path(f"/proc/{chat_template._PROCESS.process.pid}/environ")
     assert not environment.exists() or b"secret" not in environment.read_bytes()
 
 
