@@ -346,7 +346,7 @@ def _run_stage(
     assigned = dict(read_assignment(text) for text in changes or [])
     settings = resolve_settings(default, find_profile(profile).settings, given, assigned)
     found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not _exists(path)]
-    if found := found + problems(settings, (stage.section,), here=True):
+    if found := found + problems(settings, (stage,), here=True):
         raise InputError("\n".join(found))
 
     if settings.run.artifact_root or tracking_uri():

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+from components.stages.catalogue import ONE_EVALUATION, PREFLIGHT
 from pipelines.profiles import Profile
 from pipelines.steps import prepare_step
 
@@ -49,9 +50,11 @@ def evaluate(profile: Profile) -> Any:
             model=model,
         )
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
-        prepare_step(checked, "preflight", profile)
+        prepare_step(checked, PREFLIGHT, profile)
         source = dsl.importer(artifact_uri=checked.outputs["model"], artifact_class=dsl.Model, reimport=True)
-        task = bfcl_eval_one(run=checked.outputs["run"], settings=checked.outputs["bfcl_eval"], model=source.output)
-        prepare_step(task, "bfcl_eval", profile)
+        task = bfcl_eval_one(
+            run=checked.outputs["run"], settings=checked.outputs[ONE_EVALUATION.section], model=source.output
+        )
+        prepare_step(task, ONE_EVALUATION.name, profile)
 
     return pipeline

@@ -7,7 +7,7 @@ as YAML for a cluster.
 import json
 from typing import Any
 
-from components.stages.catalogue import STAGES
+from components.stages.catalogue import PREFLIGHT, STAGES
 from pipelines.profiles import Profile
 from pipelines.steps import kfp_step, prepare_step
 
@@ -62,11 +62,11 @@ def train(profile: Profile) -> Any:
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         )
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
-        prepare_step(checked, "preflight", profile)
+        prepare_step(checked, PREFLIGHT, profile)
 
         folders: dict[str, Any] = {}  # of the stages so far, as KFP artifacts
         for stage in STAGES:
-            shared = {"run": checked.outputs["run"], "settings": checked.outputs[stage.section]}
+            shared = {"stage": stage.name, "run": checked.outputs["run"], "settings": checked.outputs[stage.section]}
             inputs = {name: folders[source] for name, source in stage.inputs.items()}
             task = prepare_step(kfp_step(stage)(**shared, **inputs), stage.name, profile)
             folders[stage.name] = task.outputs[stage.output]

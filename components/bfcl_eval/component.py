@@ -7,6 +7,7 @@ from components.stages.catalogue import find_stage
 
 @dsl.component(base_image=find_stage("bfcl_eval").image, install_kfp_package=False)
 def bfcl_eval(
+    stage: str,
     run: str,
     settings: str,
     records: dsl.Input[dsl.Dataset],
@@ -19,6 +20,7 @@ def bfcl_eval(
     """Answer the same BFCL questions with the base, the warmed-up and the trained model.
 
     Args:
+        stage: its name in the catalogue.
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
         records: folder of data_refine; its held-out records are asked beside BFCL.
@@ -32,4 +34,4 @@ def bfcl_eval(
     from components.stages.step import run_step
 
     inputs = {"records": records, "sft_warmup": sft_warmup, "egpo_rl": egpo_rl}
-    run_step(find_stage("bfcl_eval"), settings, run, inputs, evaluation, report, metrics)
+    run_step(find_stage(stage), settings, run, inputs, evaluation, report, metrics)

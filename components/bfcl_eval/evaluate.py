@@ -78,7 +78,7 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     compared = [(benchmark, found[benchmark.folder]) for benchmark in asked]
     pages.write_comparison(outputs.folder / "report.html", compared)
     for benchmark, answered in compared:
-        outputs.tracker.log_table(pages.tracked_table(answered), f"bfcl_eval/{benchmark.folder or 'bfcl'}_scores")
+        outputs.log_table(pages.tracked_table(answered), f"{benchmark.folder or 'bfcl'}_scores")
     return {
         f"{name}.{metric}": value
         for _, answered in compared

@@ -92,7 +92,7 @@ def _category(category: str) -> list[Question]:
     gold = [None] * len(records) if category in WITHOUT_GOLD else _read(data / "possible_answer" / name)
     if len(records) != SIZES[category] or len(gold) != len(records):
         raise InputError(
-            f"bfcl_eval: {data / name} has {len(records)} questions and {SIZES[category]} are expected: this is not "
+            f"{data / name} has {len(records)} questions and {SIZES[category]} are expected: this is not "
             f"the data of BFCL v4; {_INSTALL}"
         )
     return [_question(category, record, key) for record, key in zip(records, gold, strict=True)]
@@ -111,7 +111,7 @@ _INSTALL = "install it with `pip install --no-deps bfcl-eval filelock`"
 def _package() -> Path:
     spec = find_spec("bfcl_eval")
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"bfcl_eval: the package bfcl-eval with the benchmark's data is not installed; {_INSTALL}")
+        raise InputError(f"the package bfcl-eval with the benchmark's data is not installed; {_INSTALL}")
     return Path(spec.submodule_search_locations[0])
 
 
@@ -119,4 +119,4 @@ def _read(path: Path) -> list[dict[str, Any]]:
     try:
         return read_json_lines(path)
     except (OSError, ValueError) as error:
-        raise InputError(f"bfcl_eval: {path} cannot be read ({error}); {_INSTALL}") from None
+        raise InputError(f"{path} cannot be read ({error}); {_INSTALL}") from None

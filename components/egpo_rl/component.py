@@ -7,6 +7,7 @@ from components.stages.catalogue import find_stage
 
 @dsl.component(base_image=find_stage("egpo_rl").image, install_kfp_package=False)
 def egpo_rl(
+    stage: str,
     run: str,
     settings: str,
     records: dsl.Input[dsl.Dataset],
@@ -18,6 +19,7 @@ def egpo_rl(
     """Train the adapter, or all weights, by EGPO: rollouts, strict binary reward, entropy-enhanced advantage.
 
     Args:
+        stage: its name in the catalogue.
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
         records: folder of the earlier stage that it comes from.
@@ -29,4 +31,4 @@ def egpo_rl(
     from components.stages.catalogue import find_stage
     from components.stages.step import run_step
 
-    run_step(find_stage("egpo_rl"), settings, run, {"records": records, "model": model}, trained, report, metrics)
+    run_step(find_stage(stage), settings, run, {"records": records, "model": model}, trained, report, metrics)

@@ -17,6 +17,7 @@ from components.sections import read_section
 from components.services.events import library_warnings, warn
 from components.services.tracking import Tracker
 from components.settings import EgpoRlSettings, RunSettings
+from components.stages.catalogue import find_stage
 from components.stages.outputs import Outputs
 
 
@@ -24,11 +25,12 @@ def main() -> None:
     values = json.loads(sys.argv[1])
     if not sys.stdin.isatty():
         threading.Thread(target=_end_with_leader, daemon=True).start()
-    config = read_section(EgpoRlSettings, values["settings"], "egpo_rl")
+    stage = find_stage(values["stage"])
+    config = read_section(EgpoRlSettings, values["settings"], stage.section)
     inputs = {name: Path(path) for name, path in values["inputs"].items()}
     try:
         with library_warnings():
-            train.run(config, inputs, Outputs(Path(values["folder"]), Tracker(), RunSettings(), "egpo_rl"))
+            train.run(config, inputs, Outputs(Path(values["folder"]), Tracker(), RunSettings(), stage))
     except CallforgeError as error:
         warn(str(error))
         raise SystemExit(error.exit_code) from None

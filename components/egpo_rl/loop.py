@@ -103,7 +103,7 @@ class Training:
                 self.held_out_before = self._held_out(BEFORE, 0)
                 self._save()
             steps = range(self.place.step, self.config.steps)
-            for step in track(steps, "egpo_rl", "steps", total=self.config.steps, done=self.place.step):
+            for step in track(steps, self.outputs.stage.name, "steps", total=self.config.steps, done=self.place.step):
                 self._step(step)
             after = self._held_out(AFTER, self.config.steps)
         except StoppedError:
@@ -113,7 +113,7 @@ class Training:
             self.checkpoints.wait()
             self.world.from_leader(None)  # torchrun ends all processes when the first one ends
             raise WorkError(
-                f"egpo_rl: told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; start the same run "
+                f"told to stop (SIGTERM) at step {self.place.step} of {self.config.steps}; start the same run "
                 "again to go on from there"
             ) from None
         rise = held_out_rise(self.held_out_before, after)
@@ -157,7 +157,7 @@ class Training:
             self._save()
         if self.place.bad_steps >= config.update.max_bad_steps:
             raise WorkError(
-                f"egpo_rl: gradients were not finite in {self.place.bad_steps} steps in a row (last: step {step + 1}); "
+                f"gradients were not finite in {self.place.bad_steps} steps in a row (last: step {step + 1}); "
                 "lower egpo_rl.update.learning_rate, or use egpo_rl.dtype=float32"
             )
         self.interruption.release(self.world)
@@ -211,8 +211,9 @@ class Training:
         if not self.order.held_out:
             return []
         self.sampler.update(step)
+        label = f"{self.outputs.stage.name} {when}"
         groups = sample_held_out(
-            self.sampler, self.loaded.tokenizer, self.order.held_out, self.config, self.world, f"egpo_rl {when}"
+            self.sampler, self.loaded.tokenizer, self.order.held_out, self.config, self.world, label
         )
         facts = self.world.gather([GroupFacts.of(group) for group in groups])
         prompts = [HeldOut(fact.index, fact.calls_wanted, fact.solved_share) for fact in facts]
@@ -245,7 +246,7 @@ class Training:
     def write_tables(self) -> None:
         """samples.jsonl as a table for MLflow, and the pass rates by record id."""
         rows = read_json_lines(self.outputs.folder / SAMPLES)
-        self.outputs.tracker.log_table(rows[-TABLE_ROWS:], "egpo_rl_samples")
+        self.outputs.log_table(rows[-TABLE_ROWS:], "samples")
         rates = {
             self.order.records[index].id: {"visits": rate.visits, "last": rate.last}
             for index, rate in sorted((self.place.pass_rates or {}).items())

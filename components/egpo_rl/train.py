@@ -27,7 +27,6 @@ from components.egpo_rl.samplers import PolicySampler
 from components.egpo_rl.sharding import WholeCopy, shard_model
 from components.egpo_rl.update import recompute_activations
 from components.errors import InputError, WorkError
-from components.files import sha256_of_file
 from components.function_calls.prompt import PROMPT_VERSION
 from components.language_models.base_models import ResolvedModel, resolve_model
 from components.language_models.model_card import ModelCard, read_card
@@ -42,11 +41,8 @@ from components.language_models.model_directory import (
 from components.sections import deciding_settings
 from components.services.events import say, warn
 from components.settings import EgpoRlSettings
-from components.stages.catalogue import find_stage
-from components.stages.folder import input_digest
 from components.stages.identity import checkpoint_key
 from components.stages.outputs import Outputs
-from components.stages.refined_records import QUALIFIED
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
@@ -71,21 +67,22 @@ def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) ->
     try:
         with (
             Interruption() as interruption,
-            nullcontext() if alone else with_followers(processes, follower_command(config, inputs, outputs.folder)),
+            nullcontext() if alone else with_followers(processes, follower_command(config, inputs, outputs)),
             open_world() as world,
         ):
             return _run(config, inputs, outputs, world, interruption)
     except StoppedError:
         raise WorkError(
-            "egpo_rl: told to stop (SIGTERM) before or after its steps; start the same run again to go on from the "
+            "told to stop (SIGTERM) before or after its steps; start the same run again to go on from the "
             "newest checkpoint"
         ) from None
 
 
-def follower_command(config: EgpoRlSettings, inputs: Mapping[str, Path], folder: Path) -> list[str]:
-    """What starts another process of this run (follower.py); `folder` is the stage folder."""
+def follower_command(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> list[str]:
+    """What starts another process of this run (follower.py)."""
     paths = {name: str(path) for name, path in inputs.items()}
-    values = {"settings": config.model_dump(mode="json"), "inputs": paths, "folder": str(folder)}
+    settings = config.model_dump(mode="json")
+    values = {"stage": outputs.stage.name, "settings": settings, "inputs": paths, "folder": str(outputs.folder)}
     return [sys.executable, "-m", "components.egpo_rl.follower", json.dumps(values)]
 
 
@@ -114,11 +111,10 @@ def _run(
         )
         if order.refused:
             warn(f"{len(order.refused)} prompts set aside: the chat template refuses the order of their roles")
-    digests = outputs.input_digests or {name: input_digest(name, path) for name, path in inputs.items()}
-    settings_hash = checkpoint_key(find_stage(outputs.stage), config, digests)
+    settings_hash = checkpoint_key(outputs.stage, config, outputs.input_digests)
     remote = ""
     if outputs.run.artifact_root and world.leads:
-        remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage}/checkpoints"
+        remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage.name}/checkpoints"
     folder = outputs.checkpoints / "adapters"
     sampler = PolicySampler(config, sampled, world, folder, gathered)
     with Checkpoints(outputs.checkpoints, remote, config.checkpoint.keep) as checkpoints:
@@ -127,10 +123,10 @@ def _run(
     with gathered():
         if world.leads:
             made = ModelCard(
-                stage=outputs.stage,
+                stage=outputs.stage.name,
                 base_model=card.base_model,
                 prompt_version=PROMPT_VERSION,
-                parents={"records": sha256_of_file(inputs["records"] / QUALIFIED), "model": digests["model"]},
+                parents=dict(outputs.input_digests),
                 config=deciding_settings(config),
             )
             if config.trained_weights == "adapter":

@@ -7,6 +7,7 @@ from components.stages.catalogue import find_stage
 
 @dsl.component(base_image=find_stage("model_registration").image, install_kfp_package=False)
 def model_registration(
+    stage: str,
     run: str,
     settings: str,
     model: dsl.Input[dsl.Model],
@@ -18,6 +19,7 @@ def model_registration(
     """Merge the adapter, upload the weights to S3 and register them in MLflow with their lineage.
 
     Args:
+        stage: its name in the catalogue.
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
         model: folder of the earlier stage that it comes from.
@@ -30,4 +32,4 @@ def model_registration(
     from components.stages.step import run_step
 
     inputs = {"model": model, "evaluation": evaluation}
-    run_step(find_stage("model_registration"), settings, run, inputs, registration, report, metrics)
+    run_step(find_stage(stage), settings, run, inputs, registration, report, metrics)

@@ -9,12 +9,32 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.errors import InputError
-from components.evaluations.schema import OUTCOMES, SCORES, Evaluation, read_evaluation
+from components.evaluations.schema import OUTCOMES, SCORES, Evaluation, holds_evaluation, read_evaluation, read_scores
 from components.files import sha256_of_file, sha256_of_json
 from components.model_registration.gate import Decision, against_base, against_champion, refused
 from components.services.storage import download_folder, upload_file
 
 EVALUATION_TAG, BASE_EVALUATION_TAG = "callforge.evaluation", "callforge.base_evaluation"
+
+
+def find_evaluation(folder: Path, weights_sha256: str) -> Path:
+    """The evaluation directory of these weights among those in `folder`, whatever they are called; `folder` itself
+    where it is one.
+
+    Raises:
+        InputError: none of them is of these weights, or one is not ours.
+    """
+    if holds_evaluation(folder):
+        return folder
+    evaluated = {path.parent: read_scores(path.parent).model.weights_sha256 for path in folder.glob(f"*/{SCORES}")}
+    found = sorted(path for path, sha256 in evaluated.items() if sha256 == weights_sha256)
+    if not found:
+        there = ", ".join(f"{path.name} ({sha256})" for path, sha256 in sorted(evaluated.items())) or "nothing"
+        raise InputError(
+            f"evaluation {folder}: these weights (sha256 {weights_sha256}) were not evaluated there, but {there}; "
+            "evaluate this model, or name the evaluation of it"
+        )
+    return found[0]
 
 
 def evaluation_of(folder: Path, weights_sha256: str) -> Evaluation:
@@ -57,7 +77,7 @@ def decide(candidate: Mapping[str, str], champion: Mapping[str, str] | None) -> 
     if BASE_EVALUATION_TAG not in candidate:
         return refused(
             "there is no champion, and its base was not evaluated beside it; evaluate the base into base/ of a folder "
-            "and the model into a folder there that has its stage's name, and register the model with that folder"
+            "and the model into another folder there, and register the model with that folder"
         )
     return against_base(_fetched(candidate[EVALUATION_TAG]), _fetched(candidate[BASE_EVALUATION_TAG]))
 

@@ -24,6 +24,7 @@ from components.model_registration.evidence import (
     BASE_EVALUATION_TAG,
     EVALUATION_TAG,
     evaluation_of,
+    find_evaluation,
     publish_evaluation,
 )
 from components.model_registration.lineage import kfp_tags, lineage_tags
@@ -44,7 +45,7 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
 
     Args:
         inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation` (may be missing), that of
-            bfcl_eval with an evaluation directory for each stage and for the base, or the model's only.
+            bfcl_eval with evaluation directories of the model, of its base and of others, or the model's only.
 
     Returns:
         `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.
@@ -67,10 +68,9 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     evidence: dict[str, Path] = {}  # evaluation directories, by the tag that leads to them
     scores = None
     if evaluation := inputs.get("evaluation"):
-        beside_others = (evaluation / card.stage).is_dir()
-        evidence[EVALUATION_TAG] = evaluation / card.stage if beside_others else evaluation
+        evidence[EVALUATION_TAG] = find_evaluation(evaluation, source.sha256)
         scores = evaluation_of(evidence[EVALUATION_TAG], source.sha256).scores
-        if beside_others and holds_evaluation(evaluation / "base"):
+        if evidence[EVALUATION_TAG] != evaluation and holds_evaluation(evaluation / "base"):
             evidence[BASE_EVALUATION_TAG] = evaluation / "base"
             evaluation_of(evaluation / "base", card.base_model.sha256)
     merged = outputs.checkpoints / f"merged-{config.save_dtype}"
@@ -144,7 +144,7 @@ def _registry_faults(source: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise WorkError(
-            f"model_registration: the registry at {server_name()} failed ({first_line(error)}); the weights are safe "
+            f"the registry at {server_name()} failed ({first_line(error)}); the weights are safe "
             f"in {source}: run again with the same run id to register them"
         ) from error
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -36,7 +36,7 @@ from components.settings import (
     read_layer,
     resolve_settings,
 )
-from components.stages.catalogue import NAMES, PREFLIGHT
+from components.stages.catalogue import ONE_EVALUATION, PREFLIGHT, STAGES, Stage
 from components.stages.folder import ERROR, MANIFEST, METRICS, Config, describe, write_config
 from components.stages.local_run import join_run, run_folder
 from components.stages.publishing import resolve_published
@@ -79,7 +79,7 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_layer(settings or "{}", "settings"))
         with library_warnings():
-            found = problems(resolved, ("bfcl_eval",) if model else NAMES, here=folder is not None)
+            found = problems(resolved, (ONE_EVALUATION,) if model else STAGES, here=folder is not None)
             if model:
                 found += filter(None, [_problem(partial(_check_model, model))])
         if found:
@@ -122,7 +122,7 @@ def _write_folder(folder: Path, values: dict[str, Any]) -> None:
     write_json(folder / MANIFEST, describe(folder, PREFLIGHT, sha256_of_json(values), (), {}).model_dump())
 
 
-def problems(settings: Settings, stages: Collection[str] = NAMES, *, here: bool) -> list[str]:
+def problems(settings: Settings, stages: Sequence[Stage] = STAGES, *, here: bool) -> list[str]:
     """What is wrong with what the settings of `stages` name, a paragraph each; the checks run side by side.
 
     Args:
@@ -141,21 +141,22 @@ def _problem(check: Check) -> str:
     return ""
 
 
-def _checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator[Check]:
+def _checks(settings: Settings, stages: Sequence[Stage], here: bool) -> Iterator[Check]:
+    sections = {stage.section for stage in stages}
     if here:
         yield partial(check_disk, settings, stages)
     if settings.run.artifact_root:
         yield partial(check_bucket, settings.run.artifact_root)
     if tracking_uri():
         yield partial(check_access, settings.run)
-    if "data_refine" in stages:
+    if "data_refine" in sections:
         yield partial(_check_data, settings)
-    if "data_refine" in stages or "bfcl_eval" in stages:
+    if "data_refine" in sections or "bfcl_eval" in sections:
         yield _check_evaluator
-    if "sft_warmup" in stages:
+    if "sft_warmup" in sections:
         yield partial(_check_base_model, settings.sft_warmup.base_model, here)
-    yield from sampler_checks(settings, stages, here)
-    if "model_registration" in stages:
+    yield from sampler_checks(settings, sections, here)
+    if "model_registration" in sections:
         yield partial(_check_registration, settings)
 
 

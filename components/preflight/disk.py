@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from components.language_models.base_models import (
 from components.services.storage import is_remote, objects_below, open_uri
 from components.services.web import NoAnswerError, ask
 from components.settings import Settings
+from components.stages.catalogue import Stage
 
 LEAST = 2 * 10**9  # bytes: records, reports, logs, and a model as small as that of the demo
 HUB = "https://huggingface.co"
@@ -47,13 +48,14 @@ class ModelSize:
     to_fetch: float = 0.0
 
 
-def check_disk(settings: Settings, stages: Collection[str]) -> None:
+def check_disk(settings: Settings, stages: Sequence[Stage]) -> None:
     """Compare what `stages` write with what is free, in the run's folder and in the cache of base models.
 
     Raises:
         InputError: there is less, with the sum and its largest parts.
     """
-    size = model_size(settings.sft_warmup.base_model) if "sft_warmup" in stages else None
+    warms_up = any(stage.section == "sft_warmup" for stage in stages)  # others take their model from an input
+    size = model_size(settings.sft_warmup.base_model) if warms_up else None
     needs = wanted_bytes(settings, stages, size) if size else {}
     fetched = {"the base model": size.to_fetch} if size else {}
     here, cache = Path.cwd(), _existing(cache_folder())
@@ -63,7 +65,7 @@ def check_disk(settings: Settings, stages: Collection[str]) -> None:
     _check_room(cache, fetched)
 
 
-def wanted_bytes(settings: Settings, stages: Collection[str], size: ModelSize) -> dict[str, float]:
+def wanted_bytes(settings: Settings, stages: Sequence[Stage], size: ModelSize) -> dict[str, float]:
     """Bytes by what takes them, without the base model itself.
 
     A store on this machine, such as the embedded one, keeps everything that is uploaded a second time.
@@ -77,12 +79,14 @@ def wanted_bytes(settings: Settings, stages: Collection[str], size: ModelSize) -
         "egpo_rl": (size.weights if egpo.trained_weights == "all" else adapter, egpo.checkpoint.keep + 1, stored),
     }
     needs = {}
-    for stage, (weights, checkpoints, uploaded) in trained.items():
-        if stage in stages:
-            needs[f"{stage}'s checkpoints"] = CHECKPOINT_BYTES * weights * (checkpoints + uploaded)
-            needs[f"{stage}'s model"] = 4 * weights * (1 + stored)
-    if "model_registration" in stages:
-        needs["the merged model"] = TYPE_BYTES[settings.model_registration.save_dtype] * size.weights * (1 + stored)
+    for stage in stages:
+        if stage.section in trained:
+            weights, checkpoints, uploaded = trained[stage.section]
+            needs[f"{stage.name}'s checkpoints"] = CHECKPOINT_BYTES * weights * (checkpoints + uploaded)
+            needs[f"{stage.name}'s model"] = 4 * weights * (1 + stored)
+        elif stage.section == "model_registration":
+            dtype = settings.model_registration.save_dtype
+            needs[f"{stage.name}'s merged model"] = TYPE_BYTES[dtype] * size.weights * (1 + stored)
     return needs
 
 

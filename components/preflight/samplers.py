@@ -14,18 +14,18 @@ from components.services.web import NoAnswerError, ask
 from components.settings import BfclEvalSettings, RolloutSettings, Settings, SftWarmupSettings
 
 
-def sampler_checks(settings: Settings, stages: Collection[str], here: bool) -> Iterator[Callable[[], None]]:
-    """The checks of the samplers that `stages` use; `here`: in a run on this machine."""
+def sampler_checks(settings: Settings, sections: Collection[str], here: bool) -> Iterator[Callable[[], None]]:
+    """The checks of the samplers in these sections of the settings; `here`: in a run on this machine."""
     # A lone stage takes base model and adapter from its input, and compares them with the servers itself.
-    warmup = settings.sft_warmup if "sft_warmup" in stages else None
+    warmup = settings.sft_warmup if "sft_warmup" in sections else None
     refused: tuple[str, ...]
-    whole = settings.egpo_rl.trained_weights == "all" and "egpo_rl" in stages
-    if "egpo_rl" in stages:
+    whole = settings.egpo_rl.trained_weights == "all" and "egpo_rl" in sections
+    if "egpo_rl" in sections:
         rollout = settings.egpo_rl.rollout
         yield partial(
             _check_sampler, "egpo_rl.rollout", rollout, warmup, here, ("vllm", "vllm_server") if whole else ()
         )
-    if "bfcl_eval" in stages:
+    if "bfcl_eval" in sections:
         refused = ("vllm_server",) if whole else ()  # in this process vLLM loads the whole model like any other
         yield partial(_check_sampler, "bfcl_eval", settings.bfcl_eval, warmup, here, refused)
 

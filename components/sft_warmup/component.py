@@ -7,6 +7,7 @@ from components.stages.catalogue import find_stage
 
 @dsl.component(base_image=find_stage("sft_warmup").image, install_kfp_package=False)
 def sft_warmup(
+    stage: str,
     run: str,
     settings: str,
     records: dsl.Input[dsl.Dataset],
@@ -17,6 +18,7 @@ def sft_warmup(
     """Warm the base model up on the qualified records: multiscale loss on thought and call.
 
     Args:
+        stage: its name in the catalogue.
         run: JSON of the run's shared settings, made by preflight.
         settings: JSON of this stage's settings, made by preflight.
         records: folder of the earlier stage that it comes from.
@@ -27,4 +29,4 @@ def sft_warmup(
     from components.stages.catalogue import find_stage
     from components.stages.step import run_step
 
-    run_step(find_stage("sft_warmup"), settings, run, {"records": records}, warmed_up, report, metrics)
+    run_step(find_stage(stage), settings, run, {"records": records}, warmed_up, report, metrics)

@@ -66,7 +66,7 @@ def encode_examples(records: Sequence[Record], tokenizer: Any, config: SftWarmup
     if len(training) < min(config.batch_size, wanted):
         reasons = "".join(f", {number} left out for {reason}" for reason, number in sorted(left_out.items()))
         raise InputError(
-            f"sft_warmup: {len(training)} records to train on ({len(records)} read, {min(held_out, len(usable))} held "
+            f"{len(training)} records to train on ({len(records)} read, {min(held_out, len(usable))} held "
             f"out{reasons}), and one step needs batch_size={config.batch_size}; give more records, lower batch_size, "
             "or raise max_prompt_tokens and max_turn_tokens"
         )

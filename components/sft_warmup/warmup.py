@@ -36,7 +36,7 @@ from components.sft_warmup.loss import batch_loss
 from components.sft_warmup.report import write_training_report
 from components.stages.folder import METRICS
 from components.stages.outputs import Outputs
-from components.stages.refined_records import QUALIFIED, read_refined
+from components.stages.refined_records import read_refined
 
 TOLD_STEPS = 20  # lines about the loss, whatever the number of steps
 WHOLE = "whole.json"  # written last into a checkpoint: sha256 of its files
@@ -53,8 +53,7 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
         InputError: the base model or the records cannot be used.
         WorkError: the loss is not finite.
     """
-    path = inputs["records"] / QUALIFIED
-    records = read_refined(path)
+    records = read_refined(inputs["records"])
     base = resolve_base_model(config.base_model)
     loaded = load_base(base, config.dtype)
     examples = encode_examples(records, loaded.tokenizer, config)
@@ -69,10 +68,10 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
             outputs,
         )
     card = ModelCard(
-        stage=outputs.stage,
+        stage=outputs.stage.name,
         base_model=BaseModelReference(reference=base.reference, sha256=base.sha256),
         prompt_version=PROMPT_VERSION,
-        parents={"records": sha256_of_file(path)},
+        parents=dict(outputs.input_digests),
         config=deciding_settings(config),
     )
     save_adapter(model, outputs.folder / "model", card)
@@ -156,7 +155,7 @@ class _Trainer(Trainer):
         self._step_metrics = batch_loss(model, inputs, self.config, self.padding, self.accelerator.backward)
         loss = self._step_metrics["loss"]
         if not math.isfinite(loss):
-            raise WorkError(f"sft_warmup: the loss of step {self.state.global_step + 1} is {loss}; lower learning_rate")
+            raise WorkError(f"the loss of step {self.state.global_step + 1} is {loss}; lower learning_rate")
         return torch.tensor(loss, device=model.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

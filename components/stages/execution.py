@@ -96,7 +96,7 @@ def execute_stage(
                 _leave_reason(folder, stage.name, error)
                 raise
             except Exception as error:
-                failure = _unexpected(stage, folder, error)
+                failure = _unexpected(folder, error)
                 _leave_reason(folder, stage.name, failure)
                 raise failure from error
 
@@ -131,7 +131,7 @@ def _lead(
         return dict(finished.metrics)
     with open_tracker(run, stage.name, folder) as tracker:
         tracker.log_params({f"{stage.name}/{name}": value for name, value in wanted.settings.items()})
-        outputs = Outputs(folder, tracker, run, stage.name, digests)
+        outputs = Outputs(folder, tracker, run, stage, digests)
         metrics = dict(stage.function(config, inputs, outputs))
         processes.wait()  # all have ended their part
         tracker.log_metrics({f"{stage.name}/final/{name}": value for name, value in metrics.items()}, None)
@@ -163,7 +163,7 @@ def _assist(
         raise (InputError if exit_code == InputError.exit_code else WorkError)(text)
     if decision.done is not None:
         return decision.done
-    outputs = Outputs(folder, Tracker(), run, stage.name, decision.input_digests or {})
+    outputs = Outputs(folder, Tracker(), run, stage, decision.input_digests or {})
     metrics = dict(stage.function(config, inputs, outputs))
     processes.wait()  # the first may write the manifest
     processes.wait()  # it has
@@ -242,13 +242,13 @@ class UnexpectedError(WorkError):
     """An unforeseen error in one line; its cause has the traceback."""
 
 
-def _unexpected(stage: Stage, folder: Path, error: Exception) -> UnexpectedError:
+def _unexpected(folder: Path, error: Exception) -> UnexpectedError:
     text = without_login(" ".join(str(error).split()))[:LONGEST_REASON]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UnexpectedError(f"{stage.name}: the disk of {folder} is full ({text}); make room and start it again")
+        return UnexpectedError(f"the disk of {folder} is full ({text}); make room and start it again")
     if isinstance(error, MemoryError):
-        return UnexpectedError(f"{stage.name}: out of memory ({text}); use a larger machine, or smaller batches")
-    return UnexpectedError(f"{stage.name}: {type(error).__name__}: {text}")
+        return UnexpectedError(f"out of memory ({text}); use a larger machine, or smaller batches")
+    return UnexpectedError(f"{type(error).__name__}: {text}")
 
 
 def _leave_reason(folder: Path, stage: str, failure: CallforgeError) -> None:

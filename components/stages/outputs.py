@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from components.files import atomic_write
 from components.services.events import metric
 from components.services.tracking import Tracker
 from components.settings import RunSettings
+from components.stages.catalogue import Stage
 from components.stages.folder import CHECKPOINTS, METRICS
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a stage writes: `folder` for its files, `log` for its curves, `tracker` for tables and pages."""
+    """Where a stage writes: `folder` for its files, `log` for its curves, `log_table` for tables in MLflow."""
 
     folder: Path
     tracker: Tracker
     run: RunSettings
-    stage: str
+    stage: Stage
     input_digests: Mapping[str, str] = field(default_factory=dict)
     """Content of each input, by its name: what a checkpoint and a model card are tied to."""
 
@@ -35,6 +37,10 @@ class Outputs:
         with (self.folder / METRICS).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         metric(step, metrics)
+
+    def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
+        """Send a table to MLflow, as `<stage>/<name>`."""
+        self.tracker.log_table(rows, f"{self.stage.name}/{name}")
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond `step`: a resumed run writes them again."""

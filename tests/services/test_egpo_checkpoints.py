@@ -8,14 +8,19 @@ import shutil
 from pathlib import Path
 
 import torch
+from mlflow import MlflowClient
 
 from components.egpo_rl import train
 from components.egpo_rl.checkpoint import Checkpoints, State, collect_tensors, restore
+from components.language_models.model_card import read_card
 from components.services import storage
-from components.services.tracking import Tracker
+from components.services.mlflow_server import find_run
 from components.settings import RunSettings
-from components.stages.outputs import Outputs
-from tests.unit.egpo_rl.egpo_support import SMALL, stage_inputs
+from components.stages.catalogue import find_stage
+from components.stages.execution import execute_stage
+from components.stages.folder import verified_manifest
+from components.stages.publishing import fetch_published
+from tests.unit.egpo_rl.egpo_support import SMALL, outputs_of, stage_inputs
 
 
 def made(step: int, settings_hash: str = "same") -> tuple[State, torch.nn.Parameter]:
@@ -68,10 +73,40 @@ def test_a_run_in_an_empty_folder_goes_on_with_its_curves_and_samples(
     inputs = stage_inputs(tmp_path, tiny_model, make_records(20))
     told = []
     for pod in ("here", "elsewhere"):
-        (tmp_path / pod).mkdir()
-        train.run(SMALL, inputs, Outputs(tmp_path / pod, Tracker(), RunSettings(artifact_root=root), "egpo_rl"))
+        train.run(SMALL, inputs, outputs_of(inputs, tmp_path / pod, RunSettings(artifact_root=root)))
         told.append([(tmp_path / pod / name).read_text() for name in ("metrics.jsonl", "samples.jsonl")])
     assert told[0] == told[1], "to the second: no step was made twice"
+
+
+def test_a_second_stage_of_one_kind_keeps_apart_from_the_first(
+    root: str, tmp_path: Path, tiny_model: Path, make_records, services
+) -> None:
+    first = find_stage("egpo_rl")
+    second = dataclasses.replace(first, name="egpo_rl-2")
+    run = RunSettings(run_id=tmp_path.name, experiment=tmp_path.name, artifact_root=root)
+    inputs = stage_inputs(tmp_path, tiny_model, make_records(20))
+    manifests = []
+    for stage in (first, second):
+        folder = tmp_path / stage.name
+        execute_stage(stage, SMALL, inputs, folder, run)
+        manifests.append(verified_manifest(folder))
+        inputs = inputs | {"model": folder}
+        card = read_card(folder / "model")
+        assert card.stage == stage.name
+        there = f"{root}/{run.run_id}/{stage.name}"
+        assert storage.names_below(f"{there}/checkpoints"), "its checkpoints are in a folder of their own"
+        fetch_published(there, tmp_path / "from S3" / stage.name)
+        assert verified_manifest(tmp_path / "from S3" / stage.name) == manifests[-1]
+    one, two = manifests
+    assert two.stage == second.name and one.work != two.work and card.parents["model"] == one.content
+    client, (_, mlflow_run) = MlflowClient(services["MLFLOW_TRACKING_URI"]), find_run(run)
+    tracked = client.get_run(mlflow_run).data
+    for name in (first.name, second.name):
+        assert {f"{name}/reward", f"{name}/final/reward"} <= tracked.metrics.keys()
+        assert [item.step for item in client.get_metric_history(mlflow_run, f"{name}/reward")] == [1, 2, 3]
+        assert tracked.tags[f"callforge.{name}"] == "finished" and tracked.params[f"{name}/seed"] == "0"
+        files = {item.path for item in client.list_artifacts(mlflow_run, name)}
+        assert files == {f"{name}/samples.json", f"{name}/report.html"}
 
 
 def test_the_newer_of_here_and_s3_is_taken(root: str, tmp_path: Path, capsys) -> None:

@@ -13,6 +13,7 @@ from components.preflight.checks import problems, run
 from components.preflight.disk import model_size
 from components.services.storage import names_below, upload_folder
 from components.settings import resolve_settings
+from components.stages.catalogue import find_stage
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def stored(root: str, tiny_model: Path, tmp_path: Path) -> str:
 )
 def test_a_base_model_has_weights(stored: str, place: str, fine: bool) -> None:
     settings = resolve_settings({"sft_warmup.base_model": f"{stored}/{place}"})
-    found = problems(settings, ("sft_warmup",), here=False)
+    found = problems(settings, [find_stage("sft_warmup")], here=False)
     assert len(found) == (not fine)
     assert all(f"sft_warmup.base_model: {stored}/{place}" in text and "safetensors" in text for text in found)
 

@@ -206,9 +206,22 @@ def test_scores_of_other_weights_are_refused_before_the_merge(
 ) -> None:
     other = EvaluatedModel(name=name, reference=name, weights_sha256="ef" * 32)
     write_evaluation(inputs["evaluation"] / name, evaluation({"multiple": "1110"}, model=other))
-    with pytest.raises(InputError, match=rf"{name}/scores.json: these are the scores of other weights .sha256 efef"):
+    words = {
+        "egpo_rl": r"were not evaluated there, but base \(.*, egpo_rl \(efef",
+        "base": "base/scores.json: .* other weights",
+    }
+    with pytest.raises(InputError, match=words[name]):
         stage(root)
     assert not list((tmp_path / "model_registration").rglob("*.safetensors"))
+
+
+def test_an_evaluation_is_found_by_its_weights_whatever_its_folder_is_called(
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    (inputs["evaluation"] / "egpo_rl").rename(inputs["evaluation"] / "trained")
+    stage(root)
+    tags = client.get_model_version_by_alias(tmp_path.name, "candidate").tags
+    assert tags["bfcl.multiple"] == "0.7500" and "callforge.base_evaluation" in tags
 
 
 def test_an_evaluation_made_alone_is_kept_beside_the_weights(

@@ -78,7 +78,7 @@ def done(with_records, tmp_path_factory) -> tuple[Path, dict[str, float]]:
 
 def outputs(folder: Path) -> Outputs:
     folder.mkdir(parents=True, exist_ok=True)
-    return Outputs(folder, Tracker(), RUN, "bfcl_eval")
+    return Outputs(folder, Tracker(), RUN, find_stage("bfcl_eval"))
 
 
 def turns(folder: Path) -> dict[str, str]:

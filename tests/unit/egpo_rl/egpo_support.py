@@ -37,6 +37,7 @@ from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, re
 from components.stages import processes
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
+from components.stages.folder import input_digest
 from components.stages.outputs import Outputs
 
 
@@ -65,6 +66,15 @@ def stage_inputs(folder: Path, base: Path, records, rank: int = 4) -> dict[str, 
     card = ModelCard(stage="sft_warmup", base_model=reference, prompt_version=PROMPT_VERSION)
     save_adapter(model, folder / "sft_warmup" / "model", card)
     return {"records": folder / "data_refine", "model": folder / "sft_warmup"}
+
+
+def outputs_of(
+    inputs: Mapping[str, Path], folder: Path, run: RunSettings | None = None, kind: type[Outputs] = Outputs
+) -> Outputs:
+    """What the stage writes to in `folder`, as execute_stage gives it, without a manifest afterwards."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {name: input_digest(name, path) for name, path in inputs.items()}
+    return kind(folder, Tracker(), run or RunSettings(), find_stage("egpo_rl"), digests)
 
 
 def gradients(model) -> dict[str, torch.Tensor]:
@@ -138,12 +148,11 @@ def run_stage(
     """`train.run` with the reward above, as a child process calls it; its errors become exit codes."""
     os.environ.update(environment or {})
     rewards.REWARDS["binary"] = odd_letters
-    folder.mkdir(parents=True, exist_ok=True)
     InterruptedOutputs.interruption = interruption
     if interruption is not None:
         interruption.meet(0, folder)
     try:
-        final = train.run(config, inputs, InterruptedOutputs(folder, Tracker(), RunSettings(), "egpo_rl"))
+        final = train.run(config, inputs, outputs_of(inputs, folder, kind=InterruptedOutputs))
         if os.environ.get("RANK", "0") == "0":
             (folder / "final.json").write_text(json.dumps(final))
             (folder / "cpu_seconds.json").write_text(json.dumps(InterruptedOutputs.moments))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -16,8 +17,12 @@ from safetensors.torch import load_file
 from components.egpo_rl import follower, train
 from components.errors import WorkError
 from components.language_models.samplers import vllm_server
-from components.stages import processes
+from components.services.tracking import Tracker
+from components.settings import RunSettings
+from components.stages import catalogue, processes
+from components.stages.catalogue import find_stage
 from components.stages.folder import verified_manifest
+from components.stages.outputs import Outputs
 from tests.unit.egpo_rl.egpo_support import (
     SMALL,
     Interruption,
@@ -138,23 +143,23 @@ def test_a_follower_that_fails_ends_the_run(children, inputs, tmp_path):
     assert child.exitcode == 1
 
 
-def test_a_follower_keeps_its_adapters_in_the_leaders_folder_and_tells_its_errors(
-    inputs, tmp_path, monkeypatch, capsys
-):
+def test_a_follower_helps_the_leaders_stage_in_its_folder_and_tells_its_errors(inputs, tmp_path, monkeypatch, capsys):
+    second = dataclasses.replace(find_stage("egpo_rl"), name="egpo_rl-2")
+    monkeypatch.setattr(catalogue, "STAGES", (*catalogue.STAGES, second))
     seen = []
 
     def failing(config, given, outputs):
-        seen.append((config, given, outputs.checkpoints))
+        seen.append((config, given, outputs.stage, outputs.checkpoints))
         raise WorkError("the disk is full")
 
-    command = train.follower_command(SMALL, inputs, tmp_path / "egpo_rl")
+    command = train.follower_command(SMALL, inputs, Outputs(tmp_path / "egpo_rl-2", Tracker(), RunSettings(), second))
     monkeypatch.setattr(train, "run", failing)
     monkeypatch.setattr(sys, "argv", command[2:])
     monkeypatch.setattr(follower, "_end_with_leader", lambda: None)
     monkeypatch.setenv("RANK", "1")
     with pytest.raises(SystemExit, match="1"):
         follower.main()
-    assert seen == [(SMALL, inputs, tmp_path / "egpo_rl" / "checkpoints")]
+    assert seen == [(SMALL, inputs, second, tmp_path / "egpo_rl-2" / "checkpoints")]
     assert "(rank 1): the disk is full" in capsys.readouterr().out
 
 

@@ -12,10 +12,7 @@ from components.egpo_rl import rewards, samplers, train
 from components.language_models.base_models import resolve_model
 from components.language_models.model_directory import load_model
 from components.language_models.samplers.transformers import TransformersSampler
-from components.services.tracking import Tracker
-from components.settings import RunSettings
-from components.stages.outputs import Outputs
-from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters
+from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, outputs_of
 
 CONFIG = change(SMALL, {"update.learning_rate": 0.05, "update.warmup_steps": 0, "rollout.sampler": "vllm_server"})
 
@@ -45,8 +42,7 @@ def run(inputs, tmp_path, tiny_model, monkeypatch):
         if engine is not None:
             monkeypatch.setattr(samplers, "open_sampler", lambda *_, **__: engine)
         folder = tmp_path / f"egpo_rl-{len(list(tmp_path.iterdir()))}"
-        folder.mkdir()
-        train.run(config, inputs, Outputs(folder, Tracker(), RunSettings(), "egpo_rl"))
+        train.run(config, inputs, outputs_of(inputs, folder))
         return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
     return with_engine

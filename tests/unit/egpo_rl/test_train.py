@@ -14,21 +14,18 @@ from components.egpo_rl import loop, rewards, train
 from components.egpo_rl.interruption import StoppedError
 from components.egpo_rl.update import Learner
 from components.errors import InputError, WorkError
-from components.files import sha256_of_file, write_json
+from components.files import write_json
 from components.function_calls.record import Message
+from components.language_models.adapters import adapter_digest
 from components.language_models.base_models import resolve_model
 from components.language_models.model_card import read_card
 from components.language_models.model_directory import load_model, merge_adapter
-from components.services.tracking import Tracker
-from components.settings import RunSettings
-from components.stages.outputs import Outputs
-from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, stage_inputs
+from tests.unit.egpo_rl.egpo_support import SMALL, change, odd_letters, outputs_of, stage_inputs
 
 
 @pytest.fixture
-def outputs(tmp_path):
-    (tmp_path / "egpo_rl").mkdir()
-    return Outputs(tmp_path / "egpo_rl", Tracker(), RunSettings(), "egpo_rl")
+def outputs(inputs, tmp_path):
+    return outputs_of(inputs, tmp_path / "egpo_rl")
 
 
 @pytest.fixture
@@ -67,19 +64,20 @@ def test_a_run_leaves_a_model_and_its_story(inputs, outputs, half_right, capsys)
     assert trained.model.active_adapter == "default"
     card = read_card(outputs.folder / "model")
     assert (card.stage, card.config["seed"]) == ("egpo_rl", 0)
-    assert card.parents["records"] == sha256_of_file(inputs["records"] / "qualified.jsonl.gz")
-    assert {"records", "model", "adapter"} == card.parents.keys()
+    assert card.parents == {**outputs.input_digests, "adapter": adapter_digest(trained.model)}
     rows = [json.loads(line) for line in (outputs.folder / "samples.jsonl").read_text().splitlines()]
     assert {row["of"] for row in rows} == {"held out, before", "training", "held out, after"}
     page = (outputs.folder / "report.html").read_text()
     assert "Reward on held-out prompts" in page and "Reward" in page and "wrong_value" in page
 
 
-def test_a_line_separator_in_a_question_ends_no_run(tmp_path, tiny_model, make_records, outputs, half_right):
+def test_a_line_separator_in_a_question_ends_no_run(tmp_path, tiny_model, make_records, half_right):
     records = [
         replace(record, messages=(Message("user", f"one\u2028two\u0085 {record.id}"),)) for record in make_records(30)
     ]
-    train.run(change(SMALL, {"steps": 1}), stage_inputs(tmp_path, tiny_model, records), outputs)
+    inputs = stage_inputs(tmp_path, tiny_model, records)
+    outputs = outputs_of(inputs, tmp_path / "egpo_rl")
+    train.run(change(SMALL, {"steps": 1}), inputs, outputs)
     assert "one\u2028two\u0085" in (outputs.folder / "report.html").read_text()
 
 
@@ -113,9 +111,9 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
     assert (card.stage, card.base_model) == ("egpo_rl", read_card(source).base_model)
     assert {"records", "model"} == card.parents.keys()
     # It can be trained again: the stage takes a whole model where it took an adapter.
-    again = Outputs(tmp_path / "again", Tracker(), RunSettings(), "egpo_rl")
-    again.folder.mkdir()
-    train.run(change(config, {"steps": 1}), inputs | {"model": outputs.folder}, again)
+    second = inputs | {"model": outputs.folder}
+    again = outputs_of(second, tmp_path / "again")
+    train.run(change(config, {"steps": 1}), second, again)
     assert load_model(resolve_model(again.folder / "model")).tokenizer.chat_template
 
 
@@ -231,8 +229,7 @@ def small_run(tmp_path_factory, tiny_model, make_records):
     """Inputs, and the outputs of an undisturbed run of SMALL."""
     folder = tmp_path_factory.mktemp("small")
     inputs = stage_inputs(folder, tiny_model, make_records(30))
-    done = Outputs(folder / "egpo_rl", Tracker(), RunSettings(), "egpo_rl")
-    done.folder.mkdir()
+    done = outputs_of(inputs, folder / "egpo_rl")
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(rewards.REWARDS, "binary", odd_letters)
         train.run(SMALL, inputs, done)

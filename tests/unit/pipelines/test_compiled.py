@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kfp import compiler
 
 from components import images
 from components.errors import InputError
-from components.stages.catalogue import NAMES, STAGES
+from components.stages.catalogue import NAMES, STAGES, find_stage
 from pipelines import compiled_files
-from pipelines.profiles import CLUSTER_PROFILES, find_profile
+from pipelines.profiles import CLUSTER_PROFILES, Resources, find_profile
 from pipelines.steps import CONFIG_MAP, SECRET
 from pipelines.train import train
 
@@ -115,13 +116,35 @@ def test_preflight_is_first_and_never_cached():
             assert task["cachingOptions"]["enableCache"], name
 
 
+def test_a_second_stage_of_one_kind_is_a_step_of_its_own(tmp_path, monkeypatch):
+    inputs = {"records": "data_refine", "model": "egpo_rl"}
+    second = dataclasses.replace(find_stage("egpo_rl"), name="egpo_rl-2", inputs=inputs)
+    monkeypatch.setattr("pipelines.train.STAGES", (*STAGES, second))
+    profile = find_profile("gpu")
+    with pytest.raises(InputError, match="no resources for the step egpo_rl-2"):
+        train(profile)
+    resources = profile.resources | {second.name: Resources(cpu="77", memory="7Gi")}
+    compiler.Compiler().compile(train(dataclasses.replace(profile, resources=resources)), str(tmp_path / "train.yaml"))
+    specification, _ = load(tmp_path / "train.yaml")
+    tasks = specification["root"]["dag"]["tasks"]
+    for name in ("egpo-rl", "egpo-rl-2"):
+        stage = tasks[name]["inputs"]["parameters"].pop("stage")
+        assert stage["runtimeValue"]["constant"].replace("_", "-") == name
+    assert tasks["egpo-rl"]["inputs"]["parameters"] == tasks["egpo-rl-2"]["inputs"]["parameters"], "one section"
+    assert tasks["egpo-rl-2"]["inputs"]["artifacts"]["model"]["taskOutputArtifact"]["producerTask"] == "egpo-rl"
+    executor = specification["deploymentSpec"]["executors"]["exec-egpo-rl-2"]["container"]
+    assert executor["resources"]["resourceCpuLimit"] == "77"
+
+
 def test_a_step_takes_its_own_section_alone():
     """A change of EGPO's settings must not change the cache key of the warm-up."""
     specification, _ = load(compiled_files.COMPILED / compiled_files.compiled_name("train", "gpu"))
     for name, task in specification["root"]["dag"]["tasks"].items():
         if name == "preflight":
             continue
-        taken = {item["taskOutputParameter"]["outputParameterKey"] for item in task["inputs"]["parameters"].values()}
+        given = dict(task["inputs"]["parameters"])
+        assert given.pop("stage")["runtimeValue"]["constant"].replace("_", "-") == name
+        taken = {item["taskOutputParameter"]["outputParameterKey"] for item in given.values()}
         assert taken == {"run", name.replace("-", "_")}
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,11 @@ import pytest
 from components.errors import InputError
 from components.files import write_json
 from components.function_calls.record import record_to_json
-from components.preflight.checks import problems, run
+from components.preflight import checks
+from components.preflight.checks import run
 from components.preflight.disk import ModelSize, model_size, wanted_bytes
 from components.settings import Settings, resolve_settings
+from components.stages.catalogue import STAGES, find_stage
 from components.stages.local_run import RUN_FOLDER
 from pipelines.profiles import CLUSTER_PROFILES, find_profile
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
@@ -48,6 +51,11 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def settings(**values) -> Settings:
     return resolve_settings({name.replace("__", "."): value for name, value in values.items()})
+
+
+def problems(given: Settings, names: Iterable[str] = (), *, here: bool) -> list[str]:
+    """What is wrong, for the stages of these names, or for all."""
+    return checks.problems(given, [find_stage(name) for name in names] or STAGES, here=here)
 
 
 def test_the_defaults_are_fine():
@@ -316,7 +324,8 @@ def test_a_model_that_this_disk_has_no_room_for_is_refused_with_what_takes_it(tm
     weights = 2 * 10**12
     given = {"sft_warmup__base_model": str(model_of(weights, tmp_path / "base"))}
     (found,) = problems(settings(**given), here=True)
-    assert "disk: " in found and "GB are needed" in found and "4000.0 for the merged model" in found, "2 bytes a weight"
+    assert "disk: " in found and "GB are needed" in found
+    assert "4000.0 for model_registration's merged model" in found, "2 bytes a weight"
     (found,) = problems(settings(**given, egpo_rl__trained_weights="all"), here=True)
     assert "72000.0 for egpo_rl's checkpoints" in found, "two are kept and one is written, 12 bytes a weight"
     assert "8000.0 for egpo_rl's model" in found
@@ -326,15 +335,25 @@ def test_a_model_that_this_disk_has_no_room_for_is_refused_with_what_takes_it(tm
     assert problems(settings(**given), ("data_refine",), here=True) == []
 
 
+def test_two_stages_of_one_kind_take_room_twice():
+    egpo = find_stage("egpo_rl")
+    second = dataclasses.replace(egpo, name="egpo_rl-2")
+    needs = wanted_bytes(Settings(), [egpo, second], ModelSize(weights=1e9))
+    assert needs.keys() == {f"{stage.name}'s {what}" for stage in (egpo, second) for what in ("checkpoints", "model")}
+    given = settings(egpo_rl__rollout__sampler="vllm", egpo_rl__trained_weights="all")
+    (found,) = checks.problems(given, [second], here=False)
+    assert found.startswith("egpo_rl.rollout.sampler: vllm takes adapters only"), "a setting is named by its section"
+
+
 def test_a_store_on_this_machine_takes_the_room_a_second_time(tmp_path, monkeypatch):
     given = settings(sft_warmup__base_model=str(model_of(10**9, tmp_path / "base", "float32")))
     size = model_size(given.sft_warmup.base_model)
     assert size == ModelSize(weights=1e9, hidden=4096)
-    once = wanted_bytes(given, ("model_registration",), size)
+    registration = [find_stage("model_registration")]
+    once = wanted_bytes(given, registration, size)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:8333")
-    assert once == {"the merged model": 2e9} and wanted_bytes(given, ("model_registration",), size) == {
-        "the merged model": 4e9
-    }
+    (twice,) = wanted_bytes(given, registration, size).values()
+    assert once == {"model_registration's merged model": 2e9} and twice == 4e9
 
 
 def test_the_size_of_a_model_is_looked_up_without_fetching_it(monkeypatch, tmp_path):

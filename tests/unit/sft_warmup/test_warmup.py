@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from components.errors import WorkError
-from components.files import sha256_of_file
 from components.function_calls.record import record_to_json
 from components.language_models.adapters import adapter_digest, attach_adapter
 from components.language_models.base_models import resolve_model, weights_digest
@@ -22,6 +21,7 @@ from components.sections import deciding_settings
 from components.settings import AdapterSettings, CheckpointSettings, RunSettings, SftWarmupSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
+from components.stages.folder import input_digest
 
 ADAPTER = "model/adapter_model.safetensors"
 
@@ -84,7 +84,7 @@ def test_the_model_directory_says_where_it_comes_from(finished, settings, record
     assert card.stage == "sft_warmup" and card.config == deciding_settings(settings)
     assert card.base_model.reference == str(tiny_model) and card.base_model.sha256 == weights_digest(tiny_model)
     loaded = load_model(resolve_model(finished[0] / "model"), device="cpu")
-    digests = {"records": sha256_of_file(records / "qualified.jsonl.gz"), "adapter": adapter_digest(loaded.model)}
+    digests = {"records": input_digest("records", records), "adapter": adapter_digest(loaded.model)}
     assert card.parents == digests
 
 

@@ -282,7 +282,7 @@ def test_an_attempt_that_left_nothing_claims_nothing(tmp_path: Path) -> None:
     ("error", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "the disk of .* is full"),
-        (ValueError("two\nlines"), "data_refine: ValueError: two lines"),
+        (ValueError("two\nlines"), "^ValueError: two lines"),
         (MemoryError(), "out of memory"),
         (RecursionError("maximum recursion depth exceeded"), "RecursionError"),
     ],
@@ -316,7 +316,7 @@ def test_the_manifest_counts_outputs_and_not_checkpoints(stage: Stage, tmp_path:
 def test_metrics_beyond_a_checkpoint_are_forgotten(tmp_path: Path) -> None:
     from components.services.tracking import Tracker
 
-    outputs = Outputs(tmp_path, Tracker(), RunSettings(), "egpo_rl")
+    outputs = Outputs(tmp_path, Tracker(), RunSettings(), find_stage("egpo_rl"))
     for step in (1, 2, 3):
         outputs.log(step, {"reward": step / 10})
     others = [b"\xff", b"3", b"{}", b'{"step": null}', b'{"step": ' + b"9" * 400 + b"}", b"[" * 100_000]
