@@ -167,6 +167,33 @@ def register(
     _run_stage(find_stage("model_registration"), out, inputs, profile, changes, {"run.run_id": run_id})
 
 
+@app.command()
+def ask(
+    model: Annotated[
+        str,
+        typer.Argument(help="Model directory, run id, models:/NAME@ALIAS, models:/NAME/VERSION, hub id, or s3://..."),
+    ],
+    question: Annotated[str, typer.Argument(help="What to ask.")],
+    tools: Annotated[Path, typer.Option(help="JSON file with a list of tools, as OpenAI's API takes it.")],
+    changes: Set = None,
+) -> None:
+    """Ask a model one question and print its thought and its calls; nothing is called.
+
+    Prompt, sampler and parser are the evaluation's; `--set bfcl_eval.max_new_tokens=...` and its like apply.
+    """
+    from components.settings import read_assignment, resolve_settings
+    from pipelines.ask import ask as ask_model
+
+    settings = resolve_settings(dict(read_assignment(text) for text in changes or []))
+    with ExitStack() as stack:
+        if model.startswith("models:/"):
+            _use_own_services(stack)
+        with console.status("asking"):
+            answer = list(ask_model(model, question, tools, settings.bfcl_eval))
+        for line in answer:
+            console.print(f"{line.name:<8} {line.text}", style="yellow" if line.warning else None)
+
+
 @app.command("compile")
 def compile_command(
     check: Annotated[bool, typer.Option("--check", help="Verify only; exit 1 when a file is stale.")] = False,
@@ -254,8 +281,10 @@ def promote(
     """Make a version challenger or champion, through the gate: no worse on BFCL than the champion."""
     from components.model_registration.promotion import promote as promote_version
 
-    for line in promote_version(model, version, to.value, force):
-        console.print(line)
+    with ExitStack() as stack:
+        _use_own_services(stack)
+        for line in promote_version(model, version, to.value, force):
+            console.print(line)
 
 
 @app.command()
@@ -263,8 +292,10 @@ def rollback(model: Model) -> None:
     """Make the previous champion the champion again."""
     from components.model_registration.promotion import roll_back
 
-    for line in roll_back(model):
-        console.print(line)
+    with ExitStack() as stack:
+        _use_own_services(stack)
+        for line in roll_back(model):
+            console.print(line)
 
 
 @app.command()
@@ -274,16 +305,13 @@ def sync(
     ] = None,
 ) -> None:
     """Send to MLflow what earlier runs could not, while it was away. Running it twice sends nothing twice."""
-    from components.services.mlflow_server import tracking_uri
     from components.services.tracking import send_runs
-    from pipelines.embedded import embedded_services
-    from pipelines.local import RUNS, SERVICES
+    from pipelines.local import RUNS
 
     if folder is not None and not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder; name a run directory or a stage folder")
     with ExitStack() as stack:
-        if not tracking_uri():
-            os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
+        _use_own_services(stack)
         lines = list(send_runs(folder or RUNS))
     for line in lines or ["MLflow has everything already"]:
         console.print(line)
@@ -323,6 +351,22 @@ def ui() -> None:
                 time.sleep(3600)
         except KeyboardInterrupt:
             return
+
+
+def _use_own_services(stack: ExitStack) -> None:
+    """Where the environment names no MLflow server: that of this directory's runs, started unless it runs already.
+
+    Raises:
+        InputError: there were no runs here.
+    """
+    from components.services.mlflow_server import tracking_uri
+    from pipelines.embedded import embedded_services
+    from pipelines.local import SERVICES
+
+    if not tracking_uri():
+        if not SERVICES.is_dir():
+            raise InputError("MLFLOW_TRACKING_URI: set it to your MLflow server; no run has started one here")
+        os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
 
 
 def _run_stage(

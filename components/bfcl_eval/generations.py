@@ -115,7 +115,7 @@ def generate(
     missing = sum(question.id not in journal.answers for question in questions)
     if missing:
         answering = open_model()
-        limit = _longest_prompt(answering, config)
+        limit = longest_prompt(answering, config)
         with track(len(questions), f"answer {name}", "questions", done=len(questions) - missing) as bar:
             for batch in _batches(answering, questions, config):
                 todo = [item for item in batch if item[0].id not in journal.answers]
@@ -159,7 +159,8 @@ def _batches(
     return [encoded[start : start + config.batch_size] for start in range(0, len(encoded), config.batch_size)]
 
 
-def _longest_prompt(answering: Answering, config: BfclEvalSettings) -> int:
+def longest_prompt(answering: Answering, config: BfclEvalSettings) -> int:
+    """Tokens of the longest prompt that leaves room for an answer in the model's context."""
     context = answering.context
     limit = min(config.max_prompt_tokens, context - config.max_new_tokens if context else config.max_prompt_tokens)
     if limit < 1:

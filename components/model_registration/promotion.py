@@ -8,10 +8,8 @@ there were champions. Weights are not touched.
 from __future__ import annotations
 
 import json
-import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +17,7 @@ from components.errors import InputError, WorkError
 from components.model_registration.change import Write, sole_change
 from components.model_registration.evidence import decide
 from components.model_registration.gate import Decision
-from components.services.mlflow_server import first_line, mlflow_client, server_name, tracking_uri
+from components.model_registration.registry import holder, registry_client, registry_faults, version_number
 
 CANDIDATE, CHALLENGER, CHAMPION, PREVIOUS = "candidate", "challenger", "champion", "previous_champion"
 CHAMPIONS_TAG = "callforge.champions"  # of the registered model: version numbers, the present champion last
@@ -39,9 +37,9 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
     """
     if alias not in (CHALLENGER, CHAMPION):
         raise InputError(f"alias: {CHALLENGER} or {CHAMPION} is expected, not {alias!r}")
-    client = _client()
-    with _faults(model), sole_change(client, model, f"promoting version {version} to {alias}") as change:
-        version = _version_number(client, model, version)
+    client = registry_client()
+    with registry_faults(model), sole_change(client, model, f"promoting version {version} to {alias}") as change:
+        version = version_number(client, model, version)
         tags = _tags(client, model, version)
         champion = holder(client, model, CHAMPION)
         lines = [f"finished what had been interrupted: {what}" for what in change.finished]
@@ -82,8 +80,8 @@ def roll_back(model: str) -> list[str]:
         InputError: there is no such model, or no previous champion.
         WorkError: the registry failed, or another change is under way.
     """
-    client = _client()
-    with _faults(model), sole_change(client, model, "rolling back") as change:
+    client = registry_client()
+    with registry_faults(model), sole_change(client, model, "rolling back") as change:
         champion = holder(client, model, CHAMPION)
         if change.finished:
             done = ", ".join(change.finished)
@@ -138,35 +136,6 @@ def _exists(client: Any, model: str, version: str) -> bool:
     return True
 
 
-def holder(client: Any, model: str, alias: str) -> str | None:
-    """The version that has `alias`, as text; None when none has it."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return str(client.get_model_version_by_alias(model, alias).version)
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            client.get_registered_model(model)  # tells a missing model from a missing alias
-            return None
-        raise
-
-
-def _client() -> Any:
-    if not tracking_uri():
-        raise InputError("MLFLOW_TRACKING_URI: set it to the MLflow server that holds the registry")
-    return mlflow_client()
-
-
-def _version_number(client: Any, model: str, version: str) -> str:
-    """`version` is a number ("02" is 2), or an alias such as candidate."""
-    if re.fullmatch(r"[0-9]{1,18}", version):
-        return str(int(version))
-    found = holder(client, model, version)
-    if found is None:
-        raise InputError(f"{model}: no version has the alias {version}; give a version's number or one of its aliases")
-    return found
-
-
 def _tags(client: Any, model: str, version: str) -> Mapping[str, str]:
     return dict(client.get_model_version(model, version).tags)
 
@@ -178,15 +147,3 @@ def _record(client: Any, model: str, version: str, decision: Decision, force: bo
     client.set_model_version_tag(model, version, AGAINST_TAG, champion or "none: its base")
     reasons = json.dumps([asdict(rule) for rule in decision.rules])
     client.set_model_version_tag(model, version, REASONS_TAG, reasons)
-
-
-@contextmanager
-def _faults(model: str) -> Iterator[None]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            raise InputError(f"{model}: {first_line(error)}; look at {server_name()}") from None
-        raise WorkError(f"{model}: the registry at {server_name()} failed: {first_line(error)}") from error

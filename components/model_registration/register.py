@@ -28,6 +28,7 @@ from components.model_registration.evidence import (
     publish_evaluation,
 )
 from components.model_registration.lineage import kfp_tags, lineage_tags
+from components.model_registration.mlflow_model import MLMODEL, write_mlflow_files
 from components.model_registration.page import write_page
 from components.services.events import say, warn
 from components.services.mlflow_server import first_line, mlflow_client, page, server_name, tracking_uri
@@ -78,6 +79,8 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
         with track(1, f"merge in float32, save as {config.save_dtype}", "models") as bar:
             merge_adapter(source, merged, config.save_dtype)
             bar.advance()
+    if client and not (merged / MLMODEL).exists():
+        write_mlflow_files(merged, config.save_dtype)
     files = _describe(merged)
     sha = sha256_of_json(files)
     tags = lineage_tags(card, outputs.run.run_id, scores)

@@ -12,7 +12,8 @@ from components.evaluations.schema import write_evaluation
 from components.model_registration import change, promotion
 from components.model_registration.evidence import publish_evaluation
 from components.model_registration.gate import Decision, Rule
-from components.model_registration.promotion import holder, promote, roll_back
+from components.model_registration.promotion import promote, roll_back
+from components.model_registration.registry import holder
 from components.services.mlflow_server import mlflow_client
 from tests.evaluation_support import evaluation
 

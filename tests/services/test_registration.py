@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -22,11 +23,13 @@ from components.language_models.base_models import resolve_model, weights_digest
 from components.language_models.model_card import BaseModelReference, ModelCard, read_card
 from components.language_models.model_directory import load_merged, load_model, save_adapter, save_model
 from components.model_registration import register
+from components.model_registration.registry import version_source
 from components.services import storage, tracking
-from components.settings import AdapterSettings, ModelRegistrationSettings, RunSettings
+from components.settings import AdapterSettings, BfclEvalSettings, ModelRegistrationSettings, RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
 from components.stages.folder import verified_manifest
+from pipelines.ask import ask
 from tests.evaluation_support import evaluation
 
 IDS = torch.tensor([[5, 80, 300, 41, 7, 7, 99]])
@@ -134,6 +137,29 @@ def test_a_whole_model_is_registered_as_it_is(
     assert version.tags["callforge.base_model"] == read_card(source).base_model.reference
     with storage.open_uri(f"{version.source}/manifest.json") as file:
         assert json.load(file)["sha256"] == version.tags["callforge.manifest_sha256"]
+
+
+def test_mlflow_loads_a_version_by_its_alias_and_the_commands_ask_it(
+    stage: Any, root: str, client: Any, tmp_path: Path, capsys: Any
+) -> None:
+    stage(root)
+    reference = f"models:/{tmp_path.name}@candidate"
+    tool = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+    messages = [{"role": "user", "content": "What time is it?"}]
+    request = {"messages": messages, "tools": [tool], "max_tokens": 12}
+    [message] = mlflow.pyfunc.load_model(reference).predict(request)
+    assert message["role"] == "assistant"
+
+    pipeline = mlflow.transformers.load_model(reference)
+    weights = load_model(resolve_model(version_source(reference))).model
+    with torch.no_grad():
+        assert torch.equal(pipeline.model(IDS).logits, weights(IDS).logits)
+
+    (tmp_path / "tools.json").write_text(json.dumps([tool]))
+    settings = BfclEvalSettings(max_new_tokens=12)
+    place, *lines = ask(reference, "What time is it?", tmp_path / "tools.json", settings)
+    assert place.text.startswith(f"{root}/{tmp_path.name}/models/")
+    assert message["content"] in [line.text.strip() for line in lines]  # a random model calls nothing
 
 
 KILLS = [

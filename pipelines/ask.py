@@ -1,0 +1,179 @@
+"""`callforge ask`: one question to a model of this directory, of the registry or of the hub, with tools to call.
+
+The prompt, the sampler and the parser are those of the evaluation. Calls are printed, never made.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from components.errors import InputError
+from components.files import expand_home
+from components.function_calls.arguments import check_arguments
+from components.function_calls.formats.parts import read_tools
+from components.function_calls.json_text import parse_json
+from components.function_calls.record import Call, Message, RecordError, Tool
+from components.function_calls.work import limited_work
+from components.settings import BfclEvalSettings
+from components.stages.folder import MANIFEST
+from pipelines.local import RUNS, shown
+from pipelines.local_pipeline import REQUEST
+
+if TYPE_CHECKING:
+    from components.language_models.answer import Answer
+
+TRAINED = ("egpo_rl", "sft_warmup")  # stages of a run that train a model, the last one first
+
+
+class Line(NamedTuple):
+    """What is printed: what it is, its text, and whether it is a warning."""
+
+    name: str
+    text: str
+    warning: bool = False
+
+
+def ask(model: str, question: str, tools_file: Path, config: BfclEvalSettings) -> Iterator[Line]:
+    """Ask, and yield the model's place, its thought and its calls or text, and what is wrong with them.
+
+    Args:
+        model: a model directory, a run's directory or id, models:/NAME@ALIAS or models:/NAME/VERSION, or what
+            `--base-model` takes.
+
+    Raises:
+        InputError: there is no such model, the tools cannot be read, or the prompt is too long.
+        WorkError: the registry or S3 failed.
+    """
+    tools = read_tools_file(tools_file)
+    place = find_model(model)
+    if place != model:
+        yield Line("model", place)
+    from components.bfcl_eval.generations import longest_prompt
+    from components.bfcl_eval.models import Models, find_subject
+    from components.language_models.answer import answer
+
+    subject = _resolved(place, find_subject)
+    with tempfile.TemporaryDirectory(prefix="callforge-") as folder:
+        answering = Models(config, [subject], Path(folder)).open(subject)
+        found = answer(
+            answering.sampler,
+            answering.tokenizer,
+            [Message("user", question)],
+            tools,
+            max_prompt_tokens=longest_prompt(answering, config),
+            max_new_tokens=config.max_new_tokens,
+            temperature=config.temperature,
+            seed=config.seed,
+        )
+    yield from lines_of(found, tools)
+
+
+def lines_of(answer: Answer, tools: tuple[Tool, ...]) -> Iterator[Line]:
+    """An answer for people; a call with the tool's own names and JSON arguments, as a program would take it."""
+    turn = answer.turn
+    if turn.thought is not None:
+        yield Line("thought", turn.thought.strip())
+    for call in turn.calls or ():
+        yield Line("call", f"{call.name} {json.dumps(call.arguments, ensure_ascii=False)}")
+        if fault := _fault(call, tools):
+            yield Line("", fault, True)
+    if turn.calls is None:
+        yield Line("text" if turn.is_text else "answer", turn.answer if turn.format_ok else answer.text)
+    if not answer.finished:
+        yield Line("", "it was cut at bfcl_eval.max_new_tokens; --set bfcl_eval.max_new_tokens=N allows more", True)
+    elif turn.reason and not turn.is_text:
+        yield Line("", f"not the form that callforge trains: {turn.reason.replace('_', ' ')}", True)
+
+
+def _fault(call: Call, tools: tuple[Tool, ...]) -> str | None:
+    offered = {tool.name: tool for tool in tools}
+    if call.name not in offered:
+        return f"no such tool was offered; those offered are {', '.join(offered)}"
+    try:
+        with limited_work():
+            return check_arguments(call, offered[call.name])
+    except RecordError as error:
+        return str(error)
+
+
+def read_tools_file(path: Path) -> tuple[Tool, ...]:
+    """The tools of a JSON file: a list of them, or an object with such a list in `tools`; in every shape that records
+    may have them.
+
+    Raises:
+        InputError: the file cannot be read, or holds no tools.
+    """
+    try:
+        value: Any = parse_json(expand_home(str(path)).read_text("utf-8"))
+        if isinstance(value, dict):
+            value = value.get("tools", [value])
+        with limited_work():
+            tools = read_tools(value)
+    except OSError as error:
+        raise InputError(f"--tools {path}: it cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"--tools {path}: no UTF-8 text: {error.reason}") from None
+    except RecordError as error:
+        raise InputError(f"--tools {path}: {error.detail}; {_TOOLS}") from None
+    if not tools:
+        raise InputError(f"--tools {path}: there is no tool in it; {_TOOLS}")
+    names = [tool.name for tool in tools]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"--tools {path}: {', '.join(twice)} is there more than once; names tell tools apart")
+    return tools
+
+
+_TOOLS = (
+    'a JSON list of tools is expected, as OpenAI writes them: [{"type": "function", "function": {"name": ..., '
+    '"description": ..., "parameters": ...}}]'
+)
+
+
+def find_model(reference: str) -> str:
+    """A reference that `resolve_model` takes: of a run, what it trained last; of the registry, where the weights are.
+
+    Raises:
+        InputError: the run has trained nothing yet; no such registered model, version or alias.
+        WorkError: the registry failed.
+    """
+    from components.model_registration.registry import MODELS, version_source
+
+    if reference.startswith(MODELS):
+        return version_source(reference)
+    for folder in (expand_home(reference), RUNS / reference):
+        if not _is_run(folder):
+            continue
+        for stage in TRAINED:
+            if (folder / stage / MANIFEST).is_file():
+                return shown((folder / stage / "model").absolute())
+        raise InputError(
+            f"model {reference}: the run in {folder} has trained no model yet; `callforge run --run-id {folder.name}` "
+            "goes on with it"
+        )
+    return reference
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / REQUEST).is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
+        return False
+
+
+def _resolved(place: str, find: Any) -> Any:
+    """The model there; an error names what else could have been meant."""
+    try:
+        return find(place, "asked")
+    except InputError as error:
+        if expand_home(place).is_dir() or "://" in place:
+            raise
+        runs = sorted((path.parent for path in RUNS.glob(f"*/{REQUEST}")), key=lambda path: path.stat().st_mtime)
+        known = ", ".join(path.name for path in runs[-5:]) or "none"
+        raise InputError(
+            f"{error}. Nor is it a run of this directory (the latest: {known}); a registered model is written "
+            "models:/NAME@ALIAS or models:/NAME/VERSION"
+        ) from None
