@@ -318,6 +318,48 @@ def sync(
 
 
 @app.command()
+def clean(
+    runs: Annotated[list[str] | None, typer.Argument(help="Run ids. (default: all runs of this directory)")] = None,
+    checkpoints: Annotated[
+        bool, typer.Option("--checkpoints", help="Only checkpoints: a finished run cannot be extended then.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+) -> None:
+    """List what runs hold in .callforge, and remove it if you say so.
+
+    Left alone: runs at work, versions with an alias and what belongs to them, and an S3 or MLflow of your own.
+    """
+    from pipelines.clean import give_back_space, look, remove
+    from pipelines.embedded import S3_ADDRESSES, embedded_services
+    from pipelines.local import SERVICES
+
+    own = any(map(os.environ.get, (*S3_ADDRESSES, "MLFLOW_TRACKING_URI"))) or not SERVICES.is_dir()
+    with ExitStack() as stack:
+        if not own:
+            os.environ.update(stack.enter_context(embedded_services(SERVICES)))
+        found = look(runs or [], checkpoints, embedded=not own)
+        for held in found:
+            for line in held.describe():
+                console.print(f"{held.run_id:<20} {line}")
+        found = [held for held in found if not held.at_work and (held.bytes or held.versions or held.mlflow_runs)]
+        if not found:
+            console.print("nothing to remove")
+            return
+        console.print(f"together {sum(held.bytes for held in found) / 1e6:,.1f} MB")
+        if not yes:
+            if not (sys.stdin.isatty() and console.is_terminal):
+                console.print("nothing was removed; --yes removes it")
+                return
+            if not typer.confirm("Remove it?"):
+                return
+        for held in found:
+            remove(held)
+            console.print(f"removed {held.run_id}")
+        if any(held.objects for held in found):
+            give_back_space()
+
+
+@app.command()
 def doctor() -> None:
     """Check that this machine has everything it needs, and say what to do if not."""
     from pipelines.doctor import examine

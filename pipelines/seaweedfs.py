@@ -11,6 +11,7 @@ import ipaddress
 import json
 import os
 import secrets
+import subprocess
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from components.errors import InputError
+from components.errors import InputError, WorkError
 from components.files import read_json
 
 BUCKET = "callforge"
@@ -27,6 +28,8 @@ PORTS = ("master", "volume", "filer", "s3")
 GRPC = 10_000  # a part's gRPC port is this much above its own
 IDENTITIES, CERTIFICATE, KEY = "s3.json", "tls.pem", "tls.key"
 CERTIFICATE_YEARS = 10
+SMALLEST_GARBAGE = 0.0001  # share of a volume
+VACUUM_SECONDS = 300.0
 COMPONENTS = ("MASTER", "VOLUME", "FILER", "S3", "CLIENT")
 
 
@@ -91,6 +94,24 @@ def make_bucket(environment: Mapping[str, str]) -> None:
     client.put_object(Bucket=BUCKET, Key=".ready", Body=b"ready")
 
 
+def give_back_space(folder: Path, ports: Mapping[str, int]) -> None:
+    """Let a running server rewrite its volumes without deleted objects; by itself it does so when a third is garbage.
+
+    Raises:
+        WorkError: it could not.
+    """
+    command = [str(_binary()), "shell", "-master", f"127.0.0.1:{ports['master']}"]
+    script = f"lock\nvolume.vacuum -garbageThreshold {SMALLEST_GARBAGE}\nunlock\n"
+    environment = os.environ | _certificates()
+    try:
+        subprocess.run(
+            command, input=script, cwd=folder, env=environment, text=True, capture_output=True, timeout=VACUUM_SECONDS,
+            check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError) as error:
+        raise WorkError(f"{folder}: SeaweedFS did not give back the space of deleted objects ({error})") from None
+
+
 def remove_sockets(ports: Iterable[int]) -> None:
     """Its gRPC listens on sockets in /tmp as well, whatever its temporary folder, and leaves them there."""
     for port in ports:
@@ -134,10 +155,15 @@ def _locks(folder: Path) -> dict[str, str]:
     _write_certificate(folder)
     tokens = ("JWT_SIGNING_KEY", "JWT_SIGNING_READ_KEY", "JWT_FILER_SIGNING_KEY", "JWT_FILER_SIGNING_READ_KEY")
     locks = {f"WEED_{name}": secrets.token_hex(32) for name in tokens}
-    for component in COMPONENTS:
-        locks[f"WEED_GRPC_{component}_CERT"] = CERTIFICATE
-        locks[f"WEED_GRPC_{component}_KEY"] = KEY
-    return locks | {"WEED_GRPC_CA": CERTIFICATE}
+    return locks | _certificates()
+
+
+def _certificates() -> dict[str, str]:
+    """The variables by which every part, and whoever talks to one, knows the others; paths within the folder."""
+    files = {
+        f"WEED_GRPC_{part}_{what}": file for part in COMPONENTS for what, file in (("CERT", CERTIFICATE), ("KEY", KEY))
+    }
+    return files | {"WEED_GRPC_CA": CERTIFICATE}
 
 
 def _write_certificate(folder: Path) -> None:

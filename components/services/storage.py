@@ -383,9 +383,9 @@ def check_bucket(uri: str) -> None:
         _probe(probe, names)
     except BaseException:
         with suppress(CallforgeError):
-            _delete(probe, names)
+            delete_objects(probe, names)
         raise
-    _delete(probe, names)
+    delete_objects(probe, names)
 
 
 def _probe(uri: str, names: tuple[str, str]) -> None:
@@ -406,7 +406,12 @@ def _probe(uri: str, names: tuple[str, str]) -> None:
             raise InputError(f"{uri}: {endpoint()} gave back other bytes than were written; is this an S3 store?")
 
 
-def _delete(uri: str, names: Collection[str]) -> None:
+def delete_objects(uri: str, names: Collection[str]) -> None:
+    """Delete the objects `names` below s3://bucket/prefix; one that is not there is no fault.
+
+    Raises:
+        InputError, WorkError: S3 refused, or failed.
+    """
     client = s3_client()
     for name in names:
         bucket, key = _object(f"{uri}/{name}")
