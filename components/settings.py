@@ -32,11 +32,14 @@ class RunSettings(Section):
     """s3://bucket/prefix that receives every stage's outputs; empty keeps them on this machine."""
 
 
+BUILT_IN_DATA = ("sample", "sample/home")
+
+
 class DataRefineSettings(Section):
     """Rule checks over the records."""
 
     data: str = "sample"
-    """`sample` (built in), a local path, or s3://bucket/key; gzip or plain."""
+    """`sample` or `sample/home` (built in), a local path, or s3://bucket/key; gzip or plain."""
     data_format: Literal["auto", "callforge", "openai", "xlam", "toolace", "sharegpt", "glaive"] = "auto"
     """Layout of the records; `auto` recognises it by the fields of each record."""
     max_records: int = Field(default=0, ge=0)
@@ -55,7 +58,7 @@ class DataRefineSettings(Section):
     """Reject a record with a turn that holds more than this share of one BFCL question, by word 8-grams; 1: off."""
 
     def inputs(self) -> dict[str, str]:
-        return {} if self.data == "sample" else {"data": self.data}
+        return {} if self.data in BUILT_IN_DATA else {"data": self.data}
 
 
 class AdapterSettings(Section):

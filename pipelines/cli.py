@@ -45,7 +45,7 @@ Set = Annotated[
     typer.Option("--set", metavar="SECTION.NAME=VALUE", help="Change one setting; docs/settings.md lists them."),
 ]
 Profile = Annotated[str, typer.Option(help="Named recipe of pipelines/profiles.py.")]
-Data = Annotated[str | None, typer.Option(help="Records: `sample` (built in), a path, or s3://...")]
+Data = Annotated[str | None, typer.Option(help="Records: `sample` or `sample/home` (built in), a path, or s3://...")]
 DataFormat = Annotated[str | None, typer.Option(help="Layout of the records: openai, xlam, ..., or auto.")]
 BaseModel = Annotated[str | None, typer.Option(help="Model directory, hub id, s3://..., or package://NAME.")]
 Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines API.", envvar="KFP_ENDPOINT")]

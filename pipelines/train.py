@@ -35,8 +35,8 @@ def train(profile: Profile) -> Any:
         """Refine records, warm the model up, train it by EGPO, evaluate it on BFCL, register it in MLflow.
 
         Args:
-            data: Records to train on: `sample` (built in), s3://bucket/file.jsonl.gz or a path in the image; `auto`
-                keeps the profile's.
+            data: Records to train on: `sample` or `sample/home` (built in), s3://bucket/file.jsonl.gz or a path in the
+                image; `auto` keeps the profile's.
             data_format: Layout of the records: callforge, openai, xlam, toolace, sharegpt, glaive, or auto (looks at
                 each record).
             base_model: Model to start from: a hub id, s3://bucket/folder or a path in the image; `auto` keeps the

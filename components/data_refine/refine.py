@@ -37,7 +37,7 @@ from components.services.progress import track
 from components.services.report import Bars, Detail, Details, Table, write_report
 from components.services.storage import open_uri
 from components.services.turn_texts import offered_texts, prompt_text
-from components.settings import DataRefineSettings
+from components.settings import BUILT_IN_DATA, DataRefineSettings
 from components.stages.outputs import Outputs
 
 OUTCOMES = ("qualified", "held_out", "hard", "rejected")
@@ -138,7 +138,7 @@ def _check_all(config: DataRefineSettings, spool: Path, table: KeyTable) -> int:
     index = bfcl_index() if config.benchmark_overlap < 1 else None
     number = 0
     with spool.open("w", encoding="utf-8", errors="surrogatepass") as file:
-        total = config.sample_size if config.data == "sample" else config.max_records or None
+        total = config.sample_size if config.data in BUILT_IN_DATA else config.max_records or None
         for line, item in track(_numbered(config), "data_refine: checking", "records", total=total):
             number += 1
             if isinstance(item, Rejected):
@@ -180,9 +180,9 @@ def _check(record: Record, index: QuestionIndex | None, allowed: float) -> tuple
 
 def _numbered(config: DataRefineSettings) -> Iterator[tuple[int, Record | Rejected]]:
     """The records and the lines they are in (for the built-in source: their number)."""
-    if config.data == "sample":
+    if config.data in BUILT_IN_DATA:
         size = min(config.sample_size, config.max_records or config.sample_size)
-        yield from enumerate(sample_records(size, config.seed), 1)
+        yield from enumerate(sample_records(size, config.seed, config.data), 1)
         return
     with open_uri(config.data) as stream:
         try:
@@ -290,7 +290,7 @@ def _report(path: Path, config: DataRefineSettings, tally: Tally) -> None:
 def _sentence(config: DataRefineSettings, tally: Tally) -> str:
     qualified, held_out, hard, rejected = (f"{tally.outcome(name):,}" for name in OUTCOMES)
     worst = next((f" (most often: {reason})" for (_, reason), _ in tally.reasons.most_common() if reason), "")
-    source = "the built-in sample" if config.data == "sample" else config.data
+    source = f"the built-in {config.data}" if config.data in BUILT_IN_DATA else config.data
     return (
         f"Of {sum(tally.reasons.values()):,} records from {source}, {qualified} qualified, {held_out} were held "
         f"out for evaluation, {hard} were set aside as hard and {rejected} were rejected{worst}."

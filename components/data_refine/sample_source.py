@@ -1,7 +1,9 @@
-"""The built-in source `sample`: records made up from templates, the same ones for the same seed.
+"""The built-in sources: records made up from templates, the same ones for the same seed.
 
-Every argument's value appears in the question. Nothing is taken from a benchmark or from other data. It is there to run
-the whole chain without a download and to teach the shape of a turn; it does not replace real records.
+`sample` has every category and tools of many domains. `sample/home` has requests to a home's tools, each for one call
+or none, which a small model learns in minutes. Every argument's value appears in the question. Nothing is taken from a
+benchmark or from other data. They are there to run the whole chain without a download and to teach the shape of a turn;
+they do not replace real records.
 """
 
 from __future__ import annotations
@@ -20,12 +22,27 @@ from components.data_refine.sample_tools_leisure import LEISURE_TOOLS
 from components.data_refine.sample_tools_office import OFFICE_TOOLS
 from components.data_refine.sample_tools_travel import TRAVEL_TOOLS
 from components.data_refine.sample_values import GENERAL_AIMS, GENERAL_REQUESTS, TOPICS
-from components.function_calls.record import CATEGORIES, Call, Category, Message, Record, Tool
+from components.function_calls.record import Call, Category, Message, Record, Tool
 
-TEMPLATES: tuple[Template, ...] = HOME_TOOLS + LEISURE_TOOLS + TRAVEL_TOOLS + OFFICE_TOOLS + KNOWLEDGE_TOOLS
-SHARES: dict[Category, float] = {
-    "simple": 0.30, "multiple": 0.25, "parallel": 0.15, "parallel_multiple": 0.15, "no_call": 0.15,
-}  # fmt: skip
+Templates = tuple[Template, ...]
+TEMPLATES: Templates = HOME_TOOLS + LEISURE_TOOLS + TRAVEL_TOOLS + OFFICE_TOOLS + KNOWLEDGE_TOOLS
+
+
+@dataclass(frozen=True)
+class SampleSource:
+    """What a built-in source makes its records of: tools, and the share of each category."""
+
+    templates: Templates
+    shares: dict[Category, float]
+
+
+SOURCES: dict[str, SampleSource] = {
+    "sample": SampleSource(
+        TEMPLATES,
+        {"simple": 0.30, "multiple": 0.25, "parallel": 0.15, "parallel_multiple": 0.15, "no_call": 0.15},
+    ),
+    "sample/home": SampleSource(HOME_TOOLS, {"simple": 0.45, "multiple": 0.35, "no_call": 0.20}),
+}
 
 IMPERATIVES = (
     "{A}.", "{A}.", "{A}, please.", "Please {a}.", "Can you {a}?", "Could you {a}?", "Could you please {a}?",
@@ -94,14 +111,17 @@ class Draft:
     missing: str = ""
 
 
-def sample_records(size: int, seed: int) -> Iterator[Record]:
-    """Yield `size` records, no two with the same question and tools; a longer sample starts with the shorter one."""
-    random = Random(f"callforge sample {seed}")
+def sample_records(size: int, seed: int, name: str = "sample") -> Iterator[Record]:
+    """Yield `size` records of the source `name`, no two with the same question and tools; a longer sample starts with
+    the shorter one."""
+    source = SOURCES[name]
+    random = Random(f"callforge {name} {seed}")
+    prefix = name.replace("/", "-")
     seen: set[bytes] = set()
     made = 0
     while made < size:
-        category = random.choices(CATEGORIES, [SHARES[name] for name in CATEGORIES])[0]
-        record = _record(_draft(category, random), f"sample-{seed}-{made:06d}", random)
+        category = random.choices([*source.shares], [*source.shares.values()])[0]
+        record = _record(_draft(category, source.templates, random), f"{prefix}-{seed}-{made:06d}", name, random)
         text = "\0".join([record.messages[0].content, *sorted(tool.name for tool in record.tools)])
         key = blake2b(text.encode(), digest_size=8).digest()
         if key not in seen:
@@ -110,16 +130,17 @@ def sample_records(size: int, seed: int) -> Iterator[Record]:
             yield record
 
 
-def _draft(category: Category, random: Random) -> Draft:
-    template = random.choice(TEMPLATES)
+def _draft(category: Category, templates: Templates, random: Random) -> Draft:
+    template = random.choice(templates)
     if category == "no_call":
-        return _missing_value(template, random) if random.random() < 0.25 else _unrelated(template, random)
+        draft = _missing_value if random.random() < 0.25 else _unrelated
+        return draft(template, templates, random)
     if category in ("simple", "multiple"):
         phrases, gold = _request(template, random)
     elif category == "parallel":
         phrases, gold = _repeated(template, random)
     else:
-        others = _others((template,), random.choice((1, 1, 2)), random)
+        others = _others((template,), templates, random.choice((1, 1, 2)), random)
         requests = [_request(item, random) for item in (template, *others)]
         phrases = tuple(phrase for request in requests for phrase in request[0])
         gold = tuple(call for request in requests for call in request[1])
@@ -127,7 +148,7 @@ def _draft(category: Category, random: Random) -> Draft:
     extra = {"multiple": random.choice((1, 1, 1, 2, 2, 3)), "parallel_multiple": random.choice((0, 0, 1))}.get(
         category, 0
     )
-    return Draft(phrases, gold, _shuffled((*used, *_others(used, extra, random)), random))
+    return Draft(phrases, gold, _shuffled((*used, *_others(used, templates, extra, random)), random))
 
 
 def _request(template: Template, random: Random) -> Request:
@@ -168,9 +189,9 @@ def _listing(template: Template, slots: Sequence[str], count: int, random: Rando
     return (replace(phrase, core=f"{phrase.core}, respectively") if len(slots) > 1 else phrase,), gold
 
 
-def _unrelated(template: Template, random: Random) -> Draft:
+def _unrelated(template: Template, templates: Templates, random: Random) -> Draft:
     """A request that none of the offered tools answers."""
-    offered = _others((template,), random.choice((1, 1, 2, 3)), random, near=0.3)
+    offered = _others((template,), templates, random.choice((1, 1, 2, 3)), random, near=0.3)
     if random.random() < 0.35:
         index = random.randrange(len(GENERAL_REQUESTS))
         topic = random.choice(TOPICS)
@@ -181,7 +202,7 @@ def _unrelated(template: Template, random: Random) -> Draft:
     return Draft(phrases, (), offered, absent=template.aim)
 
 
-def _missing_value(template: Template, random: Random) -> Draft:
+def _missing_value(template: Template, templates: Templates, random: Random) -> Draft:
     """A request for an offered tool that leaves out a required value."""
     drawn = _draw(template, random)
     slots = [slot for slot in drawn if template.slots[slot].required]
@@ -189,9 +210,10 @@ def _missing_value(template: Template, random: Random) -> Draft:
     for slot in slots:
         words = {name: text for name, text in _words(drawn).items() if name != slot}
         if _askable(template, words):
-            offered = _shuffled((template, *_others((template,), random.choice((0, 0, 1, 2)), random)), random)
+            others = _others((template,), templates, random.choice((0, 0, 1, 2)), random)
+            offered = _shuffled((template, *others), random)
             return Draft((_phrase(template, words, random),), (), offered, absent=template.name, missing=slot)
-    return _unrelated(template, random)
+    return _unrelated(template, templates, random)
 
 
 def _draw(template: Template, random: Random) -> dict[str, tuple[Any, str]]:
@@ -272,7 +294,7 @@ def _wrapped(phrase: Phrase, random: Random) -> str:
     return " ".join([text, *phrase.tail])
 
 
-def _record(draft: Draft, identifier: str, random: Random) -> Record:
+def _record(draft: Draft, identifier: str, source: str, random: Random) -> Record:
     style = random.choices(("snake", "dotted", "camel"), (0.5, 0.3, 0.2))[0]
     tools = tuple(template.tool(_spelled(template, style)) for template in draft.offered)
     question = _sentence(draft.phrases, random)
@@ -287,7 +309,7 @@ def _record(draft: Draft, identifier: str, random: Random) -> Record:
     else:
         thought, response = _refusal(draft, tools, style, random)
     messages = (Message("user", question),)
-    return Record(identifier, "sample", messages, tools, answers, thought, response)
+    return Record(identifier, source, messages, tools, answers, thought, response)
 
 
 def _thought(draft: Draft, answers: Sequence[Call], random: Random) -> str:
@@ -340,11 +362,13 @@ def _literal(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _others(used: Sequence[Template], count: int, random: Random, near: float = 0.6) -> tuple[Template, ...]:
+def _others(
+    used: Sequence[Template], templates: Templates, count: int, random: Random, near: float = 0.6
+) -> tuple[Template, ...]:
     """`count` further tools, of a domain in use with probability `near`."""
     chosen: list[Template] = list(used)
     for _ in range(count):
-        left = [template for template in TEMPLATES if template not in chosen]
+        left = [template for template in templates if template not in chosen]
         related = [template for template in left if template.domain in {item.domain for item in used}]
         chosen.append(random.choice(related if related and random.random() < near else left))
     return tuple(chosen[len(used) :])

@@ -32,6 +32,7 @@ from components.services.web import NoAnswerError, ask
 from components.settings import (
     ARTIFACT_ROOT_VARIABLE,
     AUTO,
+    BUILT_IN_DATA,
     Settings,
     read_layer,
     resolve_settings,
@@ -51,7 +52,6 @@ PARAMETERS = {
     "run_id": "run.run_id",
 }
 """The settings that a pipeline has parameters of their own for."""
-SAMPLE = "sample"
 RECORDS_TRIED = 100
 Check = Callable[[], None]
 
@@ -163,7 +163,7 @@ def _checks(settings: Settings, stages: Sequence[Stage], here: bool) -> Iterator
 def _check_data(settings: Settings) -> None:
     """The records can be opened, and a good one is among the first."""
     data = settings.data_refine.data
-    if data == SAMPLE:
+    if data in BUILT_IN_DATA:
         return
     first: Rejected | None = None
     try:

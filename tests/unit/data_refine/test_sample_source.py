@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from components.data_refine.overlap import bfcl_data_folder, bfcl_index
-from components.data_refine.sample_source import SHARES, TEMPLATES, sample_records
+from components.data_refine.sample_source import SOURCES, TEMPLATES, sample_records
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames, render_turn
 from components.function_calls.record import CATEGORIES, Record, record_to_json
 from components.function_calls.tool_schema import normalise_tool
+from components.settings import BUILT_IN_DATA
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +31,26 @@ def question(record: Record) -> str:
     return record.messages[0].content
 
 
-def test_the_categories_have_their_shares(records: list[Record]) -> None:
-    counts = Counter(record.category for record in records)
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_the_categories_have_their_shares(name: str) -> None:
+    counts = Counter(record.category for record in sample_records(3000, seed=3, name=name))
     for category in CATEGORIES:
-        assert counts[category] / len(records) == pytest.approx(SHARES[category], abs=0.02)
+        assert counts[category] / 3000 == pytest.approx(SOURCES[name].shares.get(category, 0.0), abs=0.03)
+
+
+def test_the_sources_are_those_that_the_settings_name() -> None:
+    assert tuple(SOURCES) == BUILT_IN_DATA
+    assert {record.source for name in SOURCES for record in sample_records(5, 0, name)} == set(SOURCES)
+
+
+def test_a_home_has_its_own_tools_only() -> None:
+    home = {template.name for template in SOURCES["sample/home"].templates}
+    records = sample_records(300, seed=3, name="sample/home")
+    assert {_snake(tool.name) for record in records for tool in record.tools} == home
+
+
+def _snake(name: str) -> str:
+    return re.sub("[A-Z]", lambda letter: f"_{letter[0].lower()}", name.split(".")[-1])
 
 
 def test_no_question_comes_twice_with_the_same_tools(records: list[Record]) -> None:
