@@ -5,7 +5,7 @@ Where it is shown depends on who looks:
 - CALLFORGE_PROGRESS_FILE is set (a parent process draws): at most five events a second (components/services/events.py)
   are written there; the last one has `finished` unless the process was killed.
 - standard error is a terminal: a bar, drawn by rich.
-- otherwise: a line at most every five seconds.
+- otherwise: a line after five seconds and, while the count moves, whenever a twentieth of the time so far has passed.
 
 Of several processes that do one thing together only the first shows it (RANK, as torchrun sets it).
 
@@ -137,10 +137,17 @@ class _FileView:
 
 
 class _LineView:
+    """For logs: about a hundred lines in half a day."""
+
     interval = 5.0
 
+    def __init__(self) -> None:
+        self.done, self.next = -1.0, 0.0
+
     def show(self, state: BarEvent) -> None:
-        print(one_line(line_of(state)), file=sys.stderr, flush=True)
+        if state.finished or (state.done != self.done and state.elapsed_s >= self.next):
+            self.done, self.next = state.done, state.elapsed_s * 1.05
+            print(one_line(line_of(state)), file=sys.stderr, flush=True)
 
 
 class _BarView:

@@ -117,6 +117,15 @@ def test_without_a_terminal_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> 
     assert lines[-1].startswith("outer 1/4 steps (25 %)")
 
 
+def test_a_log_of_half_a_day_is_short_and_says_nothing_twice(capsys: Any) -> None:
+    view = progress._LineView()
+    for second in range(0, 12 * 3600, 5):
+        view.show(_state(done=second // 20, elapsed_s=float(second)))
+    lines = capsys.readouterr().err.splitlines()
+    assert 50 < len(lines) < 150
+    assert len(set(lines)) == len(lines)
+
+
 @pytest.mark.parametrize(("rank", "shown"), [("0", True), ("1", False)])
 def test_of_several_processes_the_first_shows(
     rank: str, shown: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
