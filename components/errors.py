@@ -33,6 +33,12 @@ class WorkError(CallforgeError):
     exit_code = 1
 
 
+class GateError(CallforgeError):
+    """The gate refused to promote a version; exit code 3, so that a script can tell it from a mistake."""
+
+    exit_code = 3
+
+
 def without_login(text: str) -> str:
     """`text`, an address or a sentence that quotes some, without the user and password of any address."""
     return _ADDRESS.sub(lambda found: found["scheme"] or "", text)  # to the last @: a password may hold a / or an @

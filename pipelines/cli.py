@@ -1,7 +1,7 @@
 """The `callforge` command. Start-up is light: torch, kfp and mlflow are imported by what needs them.
 
-Exit codes: 0 done, 1 the work failed, 2 the input or configuration is wrong. Errors are one paragraph; `--debug` shows
-the traceback as well.
+Exit codes: 0 done, 1 the work failed, 2 the input or configuration is wrong, 3 the gate refused a promotion. Errors are
+one paragraph; `--debug` shows the traceback as well.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from contextlib import ExitStack
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,6 @@ from components.stages.catalogue import ONE_EVALUATION, Stage, find_stage
 from pipelines.console import console, errors
 
 app = typer.Typer(
-    help="Turns a base language model into one that calls functions well, here or on Kubeflow.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -51,10 +51,32 @@ BaseModel = Annotated[str | None, typer.Option(help="Model directory, hub id, s3
 Endpoint = Annotated[str, typer.Option(help="Address of the Kubeflow Pipelines API.", envvar="KFP_ENDPOINT")]
 Namespace = Annotated[str | None, typer.Option(help="Kubeflow namespace, where there are several users.")]
 Out = Annotated[Path, typer.Option(help="Stage folder to write.")]
+ArtifactRoot = Annotated[str | None, typer.Option(help="s3://bucket/prefix for outputs.")]
 StageRun = Annotated[
     str | None, typer.Option("--run-id", help="Its run in S3 and MLflow. (default: one for this --out only)")
 ]
 Model = Annotated[str, typer.Argument(help="Registered model.")]
+DEBUG = "--debug"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from components.model_registration.lineage import commit
+
+        console.print(f"callforge {metadata.version('callforge')}, commit {commit()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print version and commit.")
+    ] = False,
+    debug: Annotated[  # here for the help: `main` reads it, before typer sees the command line
+        bool, typer.Option(DEBUG, help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Turns a base language model into one that calls functions well, here or on Kubeflow."""
 
 
 @app.command()
@@ -68,7 +90,7 @@ def run(
     base_model: BaseModel = None,
     model_name: Annotated[str | None, typer.Option(help="Registered model that receives the version.")] = None,
     experiment: Annotated[str | None, typer.Option(help="MLflow experiment.")] = None,
-    artifact_root: Annotated[str | None, typer.Option(help="s3://bucket/prefix for outputs.")] = None,
+    artifact_root: ArtifactRoot = None,
     run_id: Annotated[
         str | None, typer.Option(help="Names the run; the same id goes on where it stopped. (default: the time)")
     ] = None,
@@ -105,11 +127,17 @@ def run(
 
 @app.command()
 def refine(
-    out: Out, profile: Profile = "demo", data: Data = None, run_id: StageRun = None, changes: Set = None
+    out: Out,
+    profile: Profile = "demo",
+    data: Data = None,
+    data_format: DataFormat = None,
+    artifact_root: ArtifactRoot = None,
+    run_id: StageRun = None,
+    changes: Set = None,
 ) -> None:
     """Check records by rules: qualified, hard and rejected ones, each with its reason."""
-    parameters = {"data_refine.data": _local_path(data), "run.run_id": run_id}
-    _run_stage(find_stage("data_refine"), out, {}, profile, changes, parameters)
+    parameters = {"data_refine.data": _local_path(data), "data_refine.data_format": data_format}
+    _run_stage(find_stage("data_refine"), out, {}, profile, changes, parameters | _place(artifact_root, run_id))
 
 
 @app.command()
@@ -118,11 +146,12 @@ def sft(
     records: Annotated[Path, typer.Option(help="Folder that `callforge refine` wrote.")],
     profile: Profile = "demo",
     base_model: BaseModel = None,
+    artifact_root: ArtifactRoot = None,
     run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Warm a base model up on refined records."""
-    parameters = {"sft_warmup.base_model": _local_path(base_model), "run.run_id": run_id}
+    parameters = {"sft_warmup.base_model": _local_path(base_model)} | _place(artifact_root, run_id)
     _run_stage(find_stage("sft_warmup"), out, {"records": records}, profile, changes, parameters)
 
 
@@ -132,12 +161,13 @@ def egpo(
     records: Annotated[Path, typer.Option(help="Folder that `callforge refine` wrote.")],
     model: Annotated[Path, typer.Option(help="Folder that `callforge sft` wrote.")],
     profile: Profile = "demo",
+    artifact_root: ArtifactRoot = None,
     run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Train a warmed-up model by EGPO."""
     inputs = {"records": records, "model": model}
-    _run_stage(find_stage("egpo_rl"), out, inputs, profile, changes, {"run.run_id": run_id})
+    _run_stage(find_stage("egpo_rl"), out, inputs, profile, changes, _place(artifact_root, run_id))
 
 
 @app.command()
@@ -145,11 +175,12 @@ def evaluate(
     out: Out,
     model: Annotated[Path, typer.Argument(help="Model directory, or the folder of a stage that wrote one.")],
     profile: Profile = "demo",
+    artifact_root: ArtifactRoot = None,
     run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Evaluate one model on BFCL."""
-    _run_stage(ONE_EVALUATION, out, {"model": model}, profile, changes, {"run.run_id": run_id})
+    _run_stage(ONE_EVALUATION, out, {"model": model}, profile, changes, _place(artifact_root, run_id))
     console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}")
 
 
@@ -159,12 +190,13 @@ def register(
     model: Annotated[Path, typer.Option(help="Folder that `callforge egpo` or `callforge sft` wrote.")],
     evaluation: Annotated[Path | None, typer.Option(help="Folder of the evaluation of that model.")] = None,
     profile: Profile = "demo",
+    artifact_root: ArtifactRoot = None,
     run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
     """Merge an adapter, upload the weights to S3, register them in MLflow."""
     inputs = {"model": model} | ({"evaluation": evaluation} if evaluation else {})
-    _run_stage(find_stage("model_registration"), out, inputs, profile, changes, {"run.run_id": run_id})
+    _run_stage(find_stage("model_registration"), out, inputs, profile, changes, _place(artifact_root, run_id))
 
 
 @app.command()
@@ -444,6 +476,11 @@ def _run_stage(
         console.print(f"{metric:<40} {value:g}")
 
 
+def _place(artifact_root: str | None, run_id: str | None) -> dict[str, str | None]:
+    """Where a stage by itself puts its outputs."""
+    return {"run.artifact_root": artifact_root, "run.run_id": run_id}
+
+
 def _own_run(stage: str, out: Path) -> str:
     """The run of a stage by itself: another for every folder and machine, lest it overwrite what others have in S3 and
     MLflow, and the same one when the command is given again."""
@@ -462,9 +499,9 @@ def _exists(path: Path) -> bool:
 
 def main() -> None:
     """Entry point: errors a user can cause become one paragraph and an exit code."""
-    debug = "--debug" in sys.argv
+    debug = DEBUG in sys.argv
     if debug:
-        sys.argv.remove("--debug")
+        sys.argv.remove(DEBUG)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a terminal that cannot show every letter
     try:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from components.errors import InputError, WorkError
+from components.errors import GateError, InputError, WorkError
 from components.model_registration.change import Write, sole_change
 from components.model_registration.evidence import decide
 from components.model_registration.gate import Decision
@@ -32,7 +32,8 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
     A promotion that was killed is finished by the next one, or by `roll_back`.
 
     Raises:
-        InputError: another alias, no such model or version, or the gate refuses (and not `force`).
+        GateError: the gate refuses, and not `force`.
+        InputError: another alias, no such model or version.
         WorkError: the registry failed, another change is under way, or somebody else moved the champion meanwhile.
     """
     if alias not in (CHALLENGER, CHAMPION):
@@ -51,7 +52,7 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
         decision = decide(tags, _tags(client, model, champion) if champion else None)
         _record(client, model, version, decision, force, champion)
         if not decision.passed and not force:
-            raise InputError(
+            raise GateError(
                 f"{model} version {version} may not be {alias}: {'; '.join(decision.reasons('failed', 'undecided'))}. "
                 "`callforge promote --force` overrides the gate"
             )

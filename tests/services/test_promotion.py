@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import threading
 
 import pytest
 
-from components.errors import InputError, WorkError
+from components.errors import GateError, InputError, WorkError
 from components.evaluations.schema import write_evaluation
 from components.model_registration import change, promotion
 from components.model_registration.evidence import publish_evaluation
@@ -15,6 +17,7 @@ from components.model_registration.gate import Decision, Rule
 from components.model_registration.promotion import promote, roll_back
 from components.model_registration.registry import holder
 from components.services.mlflow_server import mlflow_client
+from pipelines import cli
 from tests.evaluation_support import evaluation
 
 ASKED = ("simple_python", "live_simple", "irrelevance")
@@ -92,7 +95,7 @@ def test_the_way_to_champion_and_back(registry):
 def test_the_gate_refuses_and_says_so_on_the_version(registry):
     good, bad = registry(0.50), registry(0.30)
     promote(registry.name, good, "champion")
-    with pytest.raises(InputError, match=r"worse than the champion: calls -20\.0 points"):
+    with pytest.raises(GateError, match=r"worse than the champion: calls -20\.0 points"):
         promote(registry.name, bad, "champion")
     assert registry.alias("champion") == good
     assert registry.tags(bad)["callforge.gate"] == "failed"
@@ -104,13 +107,13 @@ def test_the_gate_refuses_and_says_so_on_the_version(registry):
 
 
 def test_a_version_without_scores_is_refused(registry):
-    with pytest.raises(InputError, match="evaluate it"):
+    with pytest.raises(GateError, match="evaluate it"):
         promote(registry.name, registry(None), "champion")
 
 
 def test_a_first_champion_is_held_against_its_base(registry):
     no_better = registry(0.0)
-    with pytest.raises(InputError, match="calls: not shown to be better than its base"):
+    with pytest.raises(GateError, match="calls: not shown to be better than its base"):
         promote(registry.name, no_better, "champion")
     assert registry.alias("champion") is None
     promote(registry.name, registry(0.5), "champion")
@@ -119,13 +122,13 @@ def test_a_first_champion_is_held_against_its_base(registry):
 def test_a_version_whose_base_was_not_evaluated_is_refused(registry):
     version = registry(0.5)
     registry.client.delete_model_version_tag(registry.name, version, "callforge.base_evaluation")
-    with pytest.raises(InputError, match="its base was not evaluated beside it"):
+    with pytest.raises(GateError, match="its base was not evaluated beside it"):
         promote(registry.name, version, "champion")
 
 
 def test_a_champion_that_was_measured_otherwise_is_said(registry):
     promote(registry.name, registry(0.5), "champion")
-    with pytest.raises(InputError, match=r"measured differently from the champion .seed: 0 and 1"):
+    with pytest.raises(GateError, match=r"measured differently from the champion .seed: 0 and 1"):
         promote(registry.name, registry(0.9, seed=1), "champion")
 
 
@@ -265,7 +268,7 @@ def test_of_two_promotions_at_once_the_better_version_ends_as_champion(registry)
     def run(version):
         try:
             ends.append(promote(registry.name, version, "champion"))
-        except InputError as error:
+        except GateError as error:
             ends.append(str(error))
 
     threads = [threading.Thread(target=run, args=(version,)) for version in (worse, better)]
@@ -308,3 +311,21 @@ def test_junk_among_the_announced_changes_stops_nobody(registry, open_gate, valu
     registry.client.set_registered_model_tag(registry.name, "callforge.champions", value)
     promote(registry.name, version, "champion")
     assert state(registry)[1:] == ([version], [])
+
+
+def test_the_command_finds_the_embedded_registry_and_a_refusal_has_its_own_exit_code(
+    registry, servers_folder, tmp_path, monkeypatch, capsys
+):
+    """As while `callforge ui` runs: the environment names nothing, the servers are those of this directory."""
+    version = registry(0.0)
+    (tmp_path / ".callforge").mkdir()
+    (tmp_path / ".callforge" / "services").symlink_to(servers_folder)
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "MLFLOW_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["callforge", "promote", registry.name, version])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 3
+    assert f"{registry.name} version {version} may not be champion" in capsys.readouterr().err

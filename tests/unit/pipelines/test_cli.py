@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,9 +50,33 @@ def test_the_artifact_root_of_the_environment_is_that_of_a_lone_stage(
     ],
     ids=lambda command: command[0],
 )
-def test_every_stage_can_be_told_its_run(callforge: Call, command: list[str]) -> None:
-    code, told = callforge(*command, "--out", "out", "--run-id", "no/run")
-    assert code == 2 and "run.run_id" in told and "no/run" in told
+def test_every_stage_can_be_told_its_run_and_its_place_in_s3(callforge: Call, command: list[str]) -> None:
+    code, told = callforge(*command, "--out", "out", "--run-id", "no/run", "--artifact-root", "/no/s3")
+    assert code == 2 and "run.run_id" in told and "no/run" in told and "run.artifact_root" in told and "/no/s3" in told
+
+
+def test_a_lone_refinement_takes_the_layout_of_its_records(callforge: Call) -> None:
+    code, told = callforge("refine", "--out", "refined", "--data-format", "xlsx")
+    assert code == 2 and "data_refine.data_format" in told and "'xlsx'" in told
+
+
+def test_the_help_names_debug_and_the_version_its_commit(callforge: Call) -> None:
+    code, told = callforge("--help")
+    assert code == 0 and "--debug" in told
+    code, told = callforge("--version")
+    assert code == 0 and re.fullmatch(r"callforge \d+\.\d+\.\d+, commit [0-9a-f]{40}(-dirty)?\n", told)
+
+
+def test_commands_that_need_a_registry_say_how_to_name_one(callforge: Call) -> None:
+    Path("tools.json").write_text('[{"name": "f"}]')
+    for command in (
+        ["promote", "m", "1"],
+        ["rollback", "m"],
+        ["sync"],
+        ["ask", "models:/m@a", "?", "--tools", "tools.json"],
+    ):
+        code, told = callforge(*command)
+        assert code == 2 and "MLFLOW_TRACKING_URI: set it to your MLflow server" in told
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(callforge: Call, monkeypatch: pytest.MonkeyPatch) -> None:
