@@ -56,13 +56,14 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
         InputError: an unknown category, bfcl-eval is not there, a model is not there or does not fit its base.
     """
     asked = benchmarks(config, inputs.get("records"))
-    from components.bfcl_eval.models import Models, find_subject
+    from components.bfcl_eval.models import Models, subject_of
+    from components.language_models.base_models import resolve_base_model, resolve_model
     from components.language_models.model_card import read_card
 
     folders = {name: inputs[name] / "model" for name in ("sft_warmup", "egpo_rl")}
-    reference = read_card(folders["sft_warmup"]).base_model.reference
-    places: dict[str, Path | str] = {"base": reference, **folders}
-    subjects = {name: find_subject(places[name], label) for name, label in MODELS.items()}
+    base = resolve_base_model(read_card(folders["sft_warmup"]).base_model.reference)
+    resolved = {"base": base} | {name: resolve_model(folder, base) for name, folder in folders.items()}
+    subjects = {name: subject_of(resolved[name], label) for name, label in MODELS.items()}
     models = Models(config, list(subjects.values()), outputs.checkpoints / ADAPTERS)
     found: dict[str, dict[str, pages.Answered]] = {benchmark.folder: {} for benchmark in asked}
     for name, subject in subjects.items():
@@ -94,9 +95,10 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
         inputs: `model`: a model directory (adapter, merged or base) or a stage folder with one in `model/`.
     """
     benchmark = bfcl(config)
-    from components.bfcl_eval.models import Models, find_subject
+    from components.bfcl_eval.models import Models, subject_of
+    from components.language_models.base_models import resolve_model
 
-    subject = find_subject(inputs["model"], inputs["model"].name)
+    subject = subject_of(resolve_model(inputs["model"]), inputs["model"].name)
     models = Models(config, [subject], outputs.checkpoints / ADAPTERS)
     answered = evaluate_model(
         subject, partial(models.open, subject), benchmark, config, outputs.folder, outputs.checkpoints

@@ -13,9 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any
 
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import PREFIX, Question
@@ -62,11 +60,8 @@ class Generation:
         return self.input_token_count == 0
 
 
-_GENERATION = TypeAdapter(Generation)
-
-
 class Journal:
-    """Answers on disk, one JSON object a line, the first line saying what they answer."""
+    """Answers on disk, one a line with its digest, the first line saying what they answer."""
 
     def __init__(self, path: Path, fingerprint: str) -> None:
         self.path = path
@@ -79,10 +74,9 @@ class Journal:
             return
         whole = 1
         for line in lines[1:-1]:  # behind the last newline is what a kill cut off
-            try:
-                answer = _GENERATION.validate_json(line)
-            except ValidationError as error:
-                warn(f"{path}: line {whole + 1} is damaged ({error.errors()[0]['msg']}); asked again from there on")
+            answer = _read(line)
+            if answer is None:
+                warn(f"{path}: line {whole + 1} is damaged; what it and those after it answer is asked again")
                 break
             self.answers[answer.id] = answer
             whole += 1
@@ -93,10 +87,23 @@ class Journal:
     def append(self, answers: Sequence[Generation]) -> None:
         """Add answers; they are on the disk when this returns."""
         with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(answer)) + "\n" for answer in answers)
+            file.writelines(_line(asdict(answer)) for answer in answers)
             file.flush()
             os.fsync(file.fileno())
         self.answers |= {answer.id: answer for answer in answers}
+
+
+def _line(answer: dict[str, Any]) -> str:
+    return json.dumps({"sha256": sha256_of_json(answer), "answer": answer}) + "\n"
+
+
+def _read(line: bytes) -> Generation | None:
+    """The answer of one line; None where it is not as it was written."""
+    try:
+        value = json.loads(line)
+        return Generation(**value["answer"]) if sha256_of_json(value["answer"]) == value["sha256"] else None
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return None
 
 
 def generate(

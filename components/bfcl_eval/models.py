@@ -13,7 +13,7 @@ from typing import Any
 from components.evaluations.schema import EvaluatedModel
 from components.files import read_json
 from components.language_models.adapters import adapter_is_zero, check_adapter
-from components.language_models.base_models import ADAPTER_CONFIG, ResolvedModel, resolve_model
+from components.language_models.base_models import ADAPTER_CONFIG, ResolvedModel
 from components.language_models.model_directory import (
     LoadedModel,
     load_adapter,
@@ -46,13 +46,8 @@ class Answering:
     context: int | None
 
 
-def find_subject(folder: Path | str, name: str) -> Subject:
-    """The model of `folder`: an adapter, a whole model, the stage folder of either, or a base model's reference.
-
-    Raises:
-        InputError: there is no model, or an adapter was made for other base weights.
-    """
-    found = resolve_model(folder)
+def subject_of(found: ResolvedModel, name: str) -> Subject:
+    """What is to be evaluated of a model that was found, under the name that people read."""
     # A place on a disk is not part of a result: the same weights elsewhere have equal scores.
     called = f"{found.card.stage} on {found.card.base_model.reference}" if found.card else found.reference
     if found.base is None:

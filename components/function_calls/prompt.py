@@ -18,7 +18,8 @@ from typing import Any
 
 from components.function_calls.record import Call, Message, Tool
 
-PROMPT_VERSION = "1"
+PROMPT_VERSION = "2"
+"""Raise it when the same messages and tools lead to another prompt: its wording, or the form that a schema gets."""
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 NO_CALL_RESPONSE = "None of the functions can answer this request."

@@ -62,10 +62,13 @@ class ResolvedModel:
         return self.base or self
 
 
-def resolve_model(reference: Path | str) -> ResolvedModel:
+def resolve_model(reference: Path | str, base: ResolvedModel | None = None) -> ResolvedModel:
     """A model directory, or the folder of a stage with one in `model/`; or whatever `resolve_base_model` takes.
 
     An adapter is resolved together with its base model.
+
+    Args:
+        base: resolved already, so that an adapter that names the same base does not resolve it again.
 
     Raises:
         InputError: as resolve_base_model; or the adapter was made for other weights than its base model has here.
@@ -77,7 +80,8 @@ def resolve_model(reference: Path | str) -> ResolvedModel:
     if not holds_adapter(path):
         return resolve_base_model(str(path))
     card = read_card(path)
-    base = resolve_base_model(card.base_model.reference)
+    if base is None or base.reference != card.base_model.reference:
+        base = resolve_base_model(card.base_model.reference)
     _refuse_other_base(path, card, base)
     return ResolvedModel(str(path), path.resolve(), weights_digest(path), card, base)
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from components.errors import InputError, WorkError
 from components.evaluations.schema import holds_evaluation
-from components.files import sha256_of_file, sha256_of_json, write_json
-from components.language_models.base_models import resolve_model
+from components.files import read_json, sha256_of_file, sha256_of_json, write_json
+from components.language_models.base_models import ResolvedModel, resolve_model
 from components.language_models.model_card import read_card
 from components.language_models.model_directory import merge_adapter
 from components.model_registration.evidence import (
@@ -75,17 +75,10 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
             evidence[BASE_EVALUATION_TAG] = evaluation / "base"
             evaluation_of(evaluation / "base", card.base_model.sha256)
     merged = outputs.checkpoints / f"merged-{config.save_dtype}"
-    if not merged.exists():
-        with track(1, f"merge in float32, save as {config.save_dtype}", "models") as bar:
-            merge_adapter(source, merged, config.save_dtype)
-            bar.advance()
-    if client and not (merged / MLMODEL).exists():
-        write_mlflow_files(merged, config.save_dtype)
-    files = _describe(merged)
+    files = _merge(source, merged, config.save_dtype, for_mlflow=client is not None)
     sha = sha256_of_json(files)
     tags = lineage_tags(card, outputs.run.run_id, scores)
     tags |= {SHA_TAG: sha, "callforge.dtype": config.save_dtype}
-    write_json(merged / MANIFEST, {"sha256": sha, "files": files})
     registration: dict[str, Any] = {"model_name": config.model_name, "version": None, "alias": None}
     if root:
         root = f"{root}/{outputs.run.run_id}"
@@ -137,6 +130,25 @@ def register(
                 client.set_model_version_tag(config.model_name, found.version, name, value)
     client.set_registered_model_alias(config.model_name, config.alias, found.version)
     return int(found.version)
+
+
+def _merge(source: ResolvedModel, folder: Path, dtype: Dtype, *, for_mlflow: bool) -> dict[str, dict[str, Any]]:
+    """The merged model in `folder`, made unless a killed attempt left it there as its manifest has it; its files."""
+    with suppress(FileNotFoundError, InputError):
+        manifest = read_json(folder / MANIFEST)
+        if manifest.get("files") != (files := _describe(folder)):
+            warn(f"{folder.name}: not the merged model that an earlier attempt left; merged again")
+        elif MLMODEL in files or not for_mlflow:
+            return files
+    shutil.rmtree(folder, ignore_errors=True)
+    with track(1, f"merge in float32, save as {dtype}", "models") as bar:
+        merge_adapter(source, folder, dtype)
+        bar.advance()
+    if for_mlflow:
+        write_mlflow_files(folder, dtype)
+    files = _describe(folder)
+    write_json(folder / MANIFEST, {"sha256": sha256_of_json(files), "files": files})
+    return files
 
 
 @contextmanager

@@ -196,6 +196,21 @@ def _killed_at(point: str, stage: Any, root: str) -> None:
     stage(root)
 
 
+def test_a_merged_model_that_was_damaged_since_is_merged_again(stage: Any, root: str, tmp_path: Path) -> None:
+    def attempt() -> Path:
+        arguments = ("mlflow.MlflowClient.create_model_version", stage, root)
+        process = multiprocessing.get_context("fork").Process(target=_killed_at, args=arguments)
+        process.start()
+        process.join()
+        (weights,) = (tmp_path / "model_registration" / "checkpoints").rglob("model.safetensors")
+        return weights
+
+    whole, made = attempt().read_bytes(), attempt().stat().st_ino
+    assert attempt().stat().st_ino == made, "nothing is merged again without need"
+    attempt().write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert attempt().read_bytes() == whole
+
+
 def test_other_weights_are_another_version(stage: Any, root: str, client: Any, tmp_path: Path) -> None:
     assert stage(root)["version"] == 1
     assert stage(root, save_dtype="bfloat16")["version"] == 2

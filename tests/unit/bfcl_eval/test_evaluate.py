@@ -17,6 +17,7 @@ from components.bfcl_eval.summary import MODELS
 from components.errors import InputError
 from components.evaluations.schema import read_evaluation, read_scores
 from components.function_calls.record import record_to_json
+from components.language_models import base_models
 from components.language_models.samplers import Rollout
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
@@ -224,6 +225,15 @@ def test_equal_weights_are_asked_once(tiny_model, tmp_path, monkeypatch):
             assert len(read_evaluation(tmp_path / number / "bfcl_eval" / name).outcomes) == 9
 
 
+def test_the_base_is_resolved_once_for_all_models(stages, tiny_model, tmp_path, monkeypatch):
+    spies(monkeypatch)
+    hashed = []
+    digest = base_models.weights_digest
+    monkeypatch.setattr(base_models, "weights_digest", lambda path: hashed.append(path) or digest(path))
+    evaluate.run(CONFIG, stages, outputs(tmp_path / "bfcl_eval"))
+    assert hashed == [tiny_model, *(stages[name] / "model" for name in ("sft_warmup", "egpo_rl"))]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.55, 0.98])
 def test_a_killed_run_goes_on_to_the_same_files(done, with_records, tmp_path, share):
     """What a kill leaves: some journals whole, one cut anywhere, the others absent, no final files."""
@@ -273,7 +283,8 @@ def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, mo
     evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
     assert turns(torn.folder) == turns(whole.folder)
     assert BatchSpy.asked == 9 - answered // 2 * 2
-    latencies = {json.loads(line)["id"]: json.loads(line)["latency"] for line in lines[1 : 1 + answered]}
+    kept = [json.loads(line)["answer"] for line in lines[1 : 1 + answered]]
+    latencies = {answer["id"]: answer["latency"] for answer in kept}
     now = {line["id"]: line["latency"] for line in results(torn.folder)}
     assert {key: now[key] for key in latencies} == latencies
     BatchSpy.asked = 0
@@ -304,16 +315,26 @@ def test_other_settings_start_over(tmp_path):
     assert Journal(tmp_path / "base.jsonl", "one").answers == {}
 
 
-@pytest.mark.parametrize("damage", [b"\xff", b"{", b"[]", b'{"id": "b", "turn": 3}'])
-def test_answers_from_a_damaged_line_on_are_asked_again(damage, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [b"\xff", b"{", b"[]", b"{}", b'{"sha256": "", "answer": {}}', b"[" * 9999, "another text", "another count"],
+)
+def test_answers_from_a_damaged_line_on_are_asked_again(damage, tmp_path, capsys):
     path = tmp_path / "base.jsonl"
     first, *others = (Generation(name, "text", True, 3, 2, 0.5) for name in "abc")
     Journal(path, "one").append([first, *others])
-    head, line, _, last = path.read_bytes().splitlines()
+    head, line, second, last = path.read_bytes().splitlines()
+    if damage == "another text":
+        damage = second.replace(b"text", b"tex5")
+    elif damage == "another count":
+        damage = second.replace(b": 3", b": 7")
+    assert damage != second
     path.write_bytes(b"\n".join([head, line, damage, last, b""]))
     journal = Journal(path, "one")
     assert journal.answers == {"a": first}
-    journal.append(others)
+    assert capsys.readouterr().out.count("line 3 is damaged") == 1
+    Journal(path, "one").append(others)
+    assert "damaged" not in capsys.readouterr().out, "said once"
     assert list(Journal(path, "one").answers) == ["a", "b", "c"]
 
 
