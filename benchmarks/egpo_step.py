@@ -193,7 +193,7 @@ def our_side(cell: Cell, steps: int, pipe: Any) -> None:
     sampler.ends = torch.tensor([], dtype=torch.long)  # no token ends a completion
     learner = Learner(model, score_groups, config, World())
     clock = Clock()
-    learner.score_reference = clock.timed("reference", learner.score_reference)  # type: ignore[method-assign]
+    learner.score_reference = clock.timed("reference", learner.score_reference)  # type: ignore[method-assign]  # the same, timed
     pipe.send("ready")
     for step in range(steps):
         pipe.recv()

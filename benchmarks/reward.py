@@ -181,7 +181,8 @@ def official_checker() -> Callable[[list[dict[str, Any]], list[dict[str, Any]], 
     """bfcl-eval's ast_checker; its model registry, which imports every API client, is replaced by a stub."""
     os.environ.setdefault("BFCL_PROJECT_ROOT", tempfile.mkdtemp())  # importing makes folders there
     registry = types.ModuleType("bfcl_eval.constants.model_config")
-    registry.MODEL_CONFIG_MAPPING = {"callforge": types.SimpleNamespace(underscore_to_dot=False)}  # type: ignore[attr-defined]
+    keep_dots = types.SimpleNamespace(underscore_to_dot=False)
+    vars(registry)["MODEL_CONFIG_MAPPING"] = {"callforge": keep_dots}
     sys.modules[registry.__name__] = registry
     from bfcl_eval.constants.enums import Language
     from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker

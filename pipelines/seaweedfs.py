@@ -115,7 +115,7 @@ def give_back_space(folder: Path, ports: Mapping[str, int]) -> None:
 def remove_sockets(ports: Iterable[int]) -> None:
     """Its gRPC listens on sockets in /tmp as well, whatever its temporary folder, and leaves them there."""
     for port in ports:
-        for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + GRPC}.sock"):  # noqa: S108
+        for path in Path("/tmp").glob(f"seaweedfs-*-grpc-{port + GRPC}.sock"):  # noqa: S108  # where it puts them
             with suppress(OSError):  # another user's server had the same port
                 path.unlink()
 

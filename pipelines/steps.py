@@ -67,7 +67,7 @@ def prepare_step(task: Any, name: str, profile: Profile) -> Any:
         kubernetes.add_toleration(task, key=resources.gpu_type, operator="Exists", effect="NoSchedule")
     if resources.shared_memory:
         kubernetes.empty_dir_mount(
-            task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=resources.shared_memory  # noqa: S108
+            task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=resources.shared_memory  # noqa: S108  # not a file
         )  # fmt: skip
     kubernetes.use_config_map_as_env(task, CONFIG_MAP, {key: key for key in CONFIG_KEYS}, optional=True)
     kubernetes.use_secret_as_env(task, SECRET, {key: key for key in SECRET_KEYS}, optional=True)

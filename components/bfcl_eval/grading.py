@@ -68,7 +68,7 @@ def _checker() -> tuple[Callable[..., dict[str, Any]], Any]:
     if name not in sys.modules:
         registry = types.ModuleType(name)
         keep_dots = types.SimpleNamespace(underscore_to_dot=False)
-        registry.MODEL_CONFIG_MAPPING = {OFFICIAL_NAME: keep_dots}  # type: ignore[attr-defined]
+        vars(registry)["MODEL_CONFIG_MAPPING"] = {OFFICIAL_NAME: keep_dots}
         sys.modules[name] = registry
     from bfcl_eval.constants.enums import Language
     from bfcl_eval.eval_checker.ast_eval.ast_checker import ast_checker

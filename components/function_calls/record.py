@@ -26,6 +26,9 @@ class RecordError(ValueError):
         self.detail = detail
 
 
+Role = Literal["system", "user", "assistant", "tool"]
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One function call: the tool's name and its arguments as JSON values."""
@@ -48,7 +51,7 @@ class Tool:
 class Message:
     """One turn of the conversation. Only an assistant's turn may carry `tool_calls`."""
 
-    role: Literal["system", "user", "assistant", "tool"]
+    role: Role
     content: str = ""
     tool_calls: tuple[Call, ...] = ()
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.attention import varlen  # noqa: F401  registers the operators used in varlen_forward
+from torch.nn.attention import varlen  # noqa: F401  # registers the operators used in varlen_forward
 
 aten = torch.ops.aten
 

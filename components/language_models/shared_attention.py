@@ -188,7 +188,7 @@ class _PaddedAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
         query, key, value, out, lse = ctx.saved_tensors
-        kernel: Kernel = kernel_for(query)  # type: ignore[assignment]
+        kernel: Kernel = kernel_for(query)  # type: ignore[assignment]  # there was one for the forward pass
         of_query, of_key, of_value = torch.empty_like(query), torch.empty_like(key), torch.empty_like(value)
         lse = lse[..., None]
         for group in ctx.segments.groups:

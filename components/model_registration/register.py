@@ -19,7 +19,7 @@ from components.evaluations.schema import holds_evaluation
 from components.files import read_json, sha256_of_file, sha256_of_json, write_json
 from components.language_models.base_models import ResolvedModel, resolve_model
 from components.language_models.model_card import read_card
-from components.language_models.model_directory import merge_adapter
+from components.language_models.model_directory import Dtype, merge_adapter
 from components.model_registration.evidence import (
     BASE_EVALUATION_TAG,
     EVALUATION_TAG,

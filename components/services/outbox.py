@@ -226,7 +226,10 @@ class Outbox:
     def _file(self, client: Any, value: Sequence[str]) -> bool:
         """`value`: path, folder among the run's artifacts."""
         path, folder = value
-        log = lambda: client.log_artifact(self.mlflow_run, path, folder or None)  # noqa: E731
+
+        def log() -> None:
+            client.log_artifact(self.mlflow_run, path, folder or None)
+
         return self._try(client, "files", log, Path(path).name, tries=1)
 
     def _table(self, client: Any, value: Sequence[Any]) -> bool:

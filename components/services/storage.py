@@ -140,20 +140,6 @@ class _ObjectReader(io.RawIOBase):
         super().close()
 
 
-def uri_exists(uri: str) -> bool:
-    """Whether there is such a file or object, or a folder (prefix) with something in it."""
-    if not is_remote(uri):
-        return expand_home(uri).exists()
-    bucket, key = split_uri(uri)
-    client = s3_client()
-    with faults(uri):
-        found = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-        if found and (not key or found[0]["Key"] == key):
-            return True
-        prefix = f"{key}/" if key else ""
-        return bool(client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=1).get("Contents"))
-
-
 def names_below(uri: str) -> set[str]:
     """Names of the files right below a folder or prefix; none where there is no such thing."""
     if not is_remote(uri):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,10 @@ def _unsent_beside(outbox: Outbox) -> list[Outbox]:
     """What earlier stages of the same run could not send."""
     if outbox.folder is None:
         return []
-    found = filter(None, (Outbox.read(path) for path in outbox.folder.parent.iterdir() if path != outbox.folder))
+    beside: list[Path] = []
+    with suppress(OSError):  # a stage by itself may be in a folder whose parent may not be read
+        beside = [path for path in outbox.folder.parent.iterdir() if path != outbox.folder]
+    found = filter(None, map(Outbox.read, beside))
     return [other for other in found if other.mlflow_run == outbox.mlflow_run and any(other.waiting())]
 
 

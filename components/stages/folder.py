@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -59,37 +59,36 @@ class Config(BaseModel):
     identity: dict[str, Any]
 
 
+_Contents = TypeVar("_Contents", Manifest, Config)
+
+
 def read_manifest(folder: Path) -> Manifest | None:
     """The manifest of a stage folder; None where there is none.
 
     Raises:
         InputError: a file of that name is there and is not a manifest; says why.
     """
-    try:
-        return Manifest.model_validate(read_json(folder / MANIFEST))
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise InputError(f"{folder / MANIFEST}: not the manifest of a stage: {_first(error)}") from None
+    return _read(folder / MANIFEST, Manifest)
 
 
 def read_config(folder: Path) -> Config | None:
     """What a stage folder says it holds; None where there is no config.json.
 
     Raises:
-        InputError: a file of that name is there and no stage wrote it; says why.
+        InputError: a file of that name is there and no stage of this version wrote it; says why.
     """
+    return _read(folder / CONFIG, Config)
+
+
+def _read(path: Path, kind: type[_Contents]) -> _Contents | None:
     try:
-        return Config.model_validate(read_json(folder / CONFIG))
+        return kind.model_validate(read_json(path))
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        raise InputError(f"{folder / CONFIG}: not written by a stage of this version: {_first(error)}") from None
-
-
-def _first(error: ValidationError) -> str:
-    item = error.errors(include_url=False)[0]
-    return f"{'.'.join(map(str, item['loc']))}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+        item = error.errors(include_url=False)[0]
+        why = f"{'.'.join(map(str, item['loc']))}: {item['msg'][:1].lower()}{item['msg'][1:]}"
+        raise InputError(f"{path}: not the {kind.__name__.lower()} of a stage of this version: {why}") from None
 
 
 def describe(folder: Path, stage: str, work: str, content: tuple[str, ...], metrics: Mapping[str, float]) -> Manifest:

@@ -13,11 +13,11 @@ import json
 import re
 from pathlib import Path
 
-from components.errors import InputError, WorkError
+from components.errors import InputError
 from components.files import sha256_of_file
-from components.services.storage import download_folder, read_object, upload_file, upload_folder, write_object
+from components.services.storage import read_object, upload_file, upload_folder, write_object
 from components.settings import RunSettings
-from components.stages.folder import CHECKPOINTS, MANIFEST, damage, read_manifest
+from components.stages.folder import CHECKPOINTS, MANIFEST
 
 POINTER = "current.json"
 HASH_DIGITS = 16
@@ -59,32 +59,12 @@ def resolve_published(uri: str) -> str:
         InputError: the pointer is not one of ours.
     """
     folder = uri.rstrip("/")
-    pointer = _pointer(folder)
-    return f"{folder}/{pointer[0]}" if pointer else folder
+    name = _pointer(folder)
+    return f"{folder}/{name}" if name else folder
 
 
-def fetch_published(uri: str, folder: Path) -> None:
-    """Copy a published stage from S3 into `folder`, and check that it is what its pointer and manifest say.
-
-    Raises:
-        InputError: there is no published stage below `uri`.
-        WorkError: what arrived is not what the manifest names.
-    """
-    pointer = _pointer(uri.rstrip("/"))
-    if pointer is None:
-        raise InputError(f"{uri}: no stage was published there ({POINTER} is missing)")
-    name, sha256 = pointer
-    download_folder(f"{uri.rstrip('/')}/{name}", folder)
-    path = folder / MANIFEST
-    manifest = read_manifest(folder) if path.exists() and sha256_of_file(path) == sha256 else None
-    if manifest is None:
-        raise WorkError(f"{uri}/{name}/{MANIFEST}: not the manifest that {POINTER} names; publish the stage again")
-    if why := damage(folder, manifest):
-        raise WorkError(f"{uri}/{name}: {why}; publish the stage again")
-
-
-def _pointer(folder: str) -> tuple[str, str] | None:
-    """Folder and sha256 of the manifest; None where nothing was published."""
+def _pointer(folder: str) -> str | None:
+    """The name of the folder that the pointer names; None where nothing was published."""
     text = read_object(f"{folder}/{POINTER}", LARGEST_POINTER)
     if text is None:
         return None
@@ -95,4 +75,4 @@ def _pointer(folder: str) -> tuple[str, str] | None:
         name, sha256 = "", ""
     if not re.fullmatch(r"[0-9a-f]{16}", name) or not sha256.startswith(name):
         raise InputError(f"{folder}/{POINTER}: not the pointer of a stage; publish the stage again, or name its folder")
-    return name, sha256
+    return name

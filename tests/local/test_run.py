@@ -55,13 +55,13 @@ def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):
     for name, value in services.items():
         monkeypatch.setenv(name, value)
     from components.services.mlflow_server import find_run, mlflow_client
-    from components.services.storage import uri_exists
+    from components.services.storage import names_below
     from components.settings import RunSettings
 
     registration = json.loads((folder / "model_registration/registration.json").read_text())
     for stage in NAMES[1:]:
-        assert uri_exists(f"{resolve_published(f's3://callforge/runs/calm/{stage}')}/manifest.json"), stage
-    assert uri_exists(f"{registration['source']}/model.safetensors")
+        assert "manifest.json" in names_below(resolve_published(f"s3://callforge/runs/calm/{stage}")), stage
+    assert "model.safetensors" in names_below(registration["source"])
     client = mlflow_client()
     version = client.get_model_version_by_alias("callforge-tiny", "candidate")
     assert version.source == registration["source"]

@@ -19,7 +19,7 @@ from components.settings import RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
 from components.stages.folder import verified_manifest
-from components.stages.publishing import fetch_published
+from components.stages.publishing import resolve_published
 from tests.unit.egpo_rl.egpo_support import SMALL, outputs_of, stage_inputs
 
 
@@ -95,7 +95,7 @@ def test_a_second_stage_of_one_kind_keeps_apart_from_the_first(
         assert card.stage == stage.name
         there = f"{root}/{run.run_id}/{stage.name}"
         assert storage.names_below(f"{there}/checkpoints"), "its checkpoints are in a folder of their own"
-        fetch_published(there, tmp_path / "from S3" / stage.name)
+        storage.download_folder(resolve_published(there), tmp_path / "from S3" / stage.name)
         assert verified_manifest(tmp_path / "from S3" / stage.name) == manifests[-1]
     one, two = manifests
     assert two.stage == second.name and one.work != two.work and card.parents["model"] == one.content

@@ -10,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from components.services.mlflow_server import RUN_TAG
-from components.services.storage import names_below, uri_exists
+from components.services.storage import names_below
 from components.stages.publishing import resolve_published
 from pipelines import cli
 
@@ -36,7 +36,7 @@ def test_a_lone_stage_has_a_run_of_its_own(
     assert refine("one", 0) == runs[0], "the same command goes on where it stopped"
     for run in runs:
         assert "manifest.json" in names_below(resolve_published(f"{root}/{run}/data_refine"))
-    assert not uri_exists(f"{root}/local")
+    assert not names_below(f"{root}/local/data_refine")
     client = MlflowClient(services["MLFLOW_TRACKING_URI"])
     found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
     assert {item.data.tags[RUN_TAG] for item in found} == set(runs)

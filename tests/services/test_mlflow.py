@@ -52,6 +52,22 @@ def test_stages_of_one_run_share_an_mlflow_run(run: RunSettings, client: Any) ->
     assert found.data.tags["callforge.sft_warmup"] == "finished"
 
 
+def test_a_stage_is_tracked_where_its_folders_neighbours_may_not_be_listed(
+    run: RunSettings, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterdir = Path.iterdir
+
+    def refuse(path: Path) -> Any:
+        if path == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with tracking.open_tracker(run, "stage", tmp_path / "stage") as tracker:
+        tracker.log_metrics({"loss": 1.0}, 1)
+    assert client.get_run(tracker.run_id).data.metrics == {"loss": 1.0}
+
+
 def test_another_run_id_is_another_mlflow_run(run: RunSettings) -> None:
     with tracking.open_tracker(run, "stage") as one:
         pass

@@ -216,7 +216,7 @@ def test_other_weights_are_another_version(stage: Any, root: str, client: Any, t
     assert stage(root, save_dtype="bfloat16")["version"] == 2
     one, two = (client.get_model_version(tmp_path.name, number) for number in "12")
     assert one.source != two.source
-    assert storage.uri_exists(f"{one.source}/model.safetensors")
+    assert "model.safetensors" in storage.names_below(one.source)
     assert client.get_model_version_by_alias(tmp_path.name, "candidate").version == two.version
 
 
@@ -228,7 +228,7 @@ def test_without_mlflow_the_weights_go_to_s3_and_nothing_is_registered(
     assert "nothing was registered" in capsys.readouterr().out
     registration = json.loads((tmp_path / "model_registration" / "registration.json").read_text())
     assert registration["version"] is None
-    assert storage.uri_exists(f"{registration['source']}/manifest.json")
+    assert "manifest.json" in storage.names_below(registration["source"])
     assert client.search_model_versions(f"name = '{tmp_path.name}'") == []
 
 
@@ -272,7 +272,7 @@ def test_an_evaluation_made_alone_is_kept_beside_the_weights(
     stage(root)
     tags = client.get_model_version_by_alias(tmp_path.name, "candidate").tags
     assert tags["bfcl.multiple"] == "0.7500"
-    assert storage.uri_exists(f"{tags['callforge.evaluation']}/outcomes.jsonl")
+    assert "outcomes.jsonl" in storage.names_below(tags["callforge.evaluation"])
     assert "callforge.base_evaluation" not in tags
 
 

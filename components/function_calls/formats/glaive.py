@@ -8,10 +8,10 @@ from typing import Any
 from components.function_calls.formats.dialogue import dialogue_records
 from components.function_calls.formats.parts import read_call_text, read_tools
 from components.function_calls.json_text import embedded_json
-from components.function_calls.record import Message, Record, RecordError
+from components.function_calls.record import Message, Record, RecordError, Role
 
 _SPEAKER = re.compile(r"(?:^|\n)\s*(USER|ASSISTANT|FUNCTION RESPONSE):")
-_ROLES = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
+_ROLES: dict[str, Role] = {"USER": "user", "ASSISTANT": "assistant", "FUNCTION RESPONSE": "tool"}
 _END = "<|endoftext|>"
 _CALL = "<functioncall>"
 _OBJECT = re.compile(r"\{")
@@ -34,6 +34,6 @@ def read(value: dict[str, Any], number: int) -> list[Record]:
 
 def _message(speaker: str, text: str, where: str) -> Message:
     if speaker != "ASSISTANT" or _CALL not in text:
-        return Message(_ROLES[speaker], text)  # type: ignore[arg-type]
+        return Message(_ROLES[speaker], text)
     said, *calls = text.split(_CALL)
     return Message("assistant", said.strip(), tuple(read_call_text(call.strip(), where) for call in calls))

@@ -184,7 +184,7 @@ def _elements(chunks: Iterator[bytes], line: int, name: str) -> Iterator[Piece]:
     line += data[:start].count(b"\n")
     depth = 0
     while True:
-        scan = (_INSIDE if depth else _BETWEEN).match(data, scan).end()  # type: ignore[union-attr]
+        scan = (_INSIDE if depth else _BETWEEN).match(data, scan).end()  # type: ignore[union-attr]  # both match nothing, too
         mark = data[scan : scan + 1]
         if mark in (b"", b'"'):
             data, scan = data[start:], scan - start

@@ -13,11 +13,11 @@ from typing import Any
 from components.function_calls.arguments import canonical_arguments
 from components.function_calls.json_text import check_text, parse_json
 from components.function_calls.parse import parse_calls
-from components.function_calls.record import FIELDS, Call, Message, Record, RecordError, Tool, record_from_json
+from components.function_calls.record import FIELDS, Call, Message, Record, RecordError, Role, Tool, record_from_json
 from components.function_calls.tool_schema import normalise_tool
 from components.function_calls.work import spend
 
-_ROLES = {
+_ROLES: dict[str, Role] = {
     "system": "system", "developer": "system",
     "user": "user", "human": "user",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "function_call": "assistant",
@@ -173,17 +173,17 @@ def read_messages(value: Any) -> tuple[Message, ...]:
 def _message(value: Any, where: str) -> Message:
     if not isinstance(value, dict):
         raise RecordError("structure", f"{where}: an object is expected, this is {type(value).__name__}")
-    role = value.get("role")
-    if not isinstance(role, str) or role not in _ROLES:
-        raise RecordError("structure", f"{where}.role: {str(role)[:40]!r} is unknown; known are {', '.join(_ROLES)}")
-    role = _ROLES[role]
+    named = value.get("role")
+    if not isinstance(named, str) or named not in _ROLES:
+        raise RecordError("structure", f"{where}.role: {str(named)[:40]!r} is unknown; known are {', '.join(_ROLES)}")
+    role = _ROLES[named]
     content = value.get("content")
     if not isinstance(content, str):
         content = _text(content, where, role)
     calls = value.get("tool_calls")
     if calls is None and value.get("function_call") is not None:  # OpenAI's name before there were several
         calls = [value["function_call"]]
-    return Message(role, content, read_calls(calls, f"{where}.tool_calls") if calls else ())  # type: ignore[arg-type]
+    return Message(role, content, read_calls(calls, f"{where}.tool_calls") if calls else ())
 
 
 def _text(content: Any, where: str, role: str) -> str:

@@ -7,12 +7,13 @@ update.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from components.errors import InputError
+from components.files import read_json
 
 FILES = ("adapter_config.json", "adapter_model.safetensors")
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM serves
@@ -26,10 +27,11 @@ def publish_adapter(source: Path, root: Path, version: int) -> Path:
     Raises:
         InputError: `source` holds no adapter, or one of a rank that vLLM does not serve.
     """
-    try:
-        rank = json.loads((source / FILES[0]).read_text("utf-8"))["r"]
-    except (OSError, ValueError, KeyError):
-        raise InputError(f"{source}: there is no LoRA adapter ({FILES[0]} is missing or unreadable)") from None
+    rank = None
+    with suppress(FileNotFoundError):
+        rank = read_json(source / FILES[0]).get("r")
+    if rank is None:
+        raise InputError(f"{source}: there is no LoRA adapter ({FILES[0]} is missing, or names no rank)")
     if rank not in RANKS:
         raise InputError(f"adapter.rank: vLLM serves ranks {', '.join(map(str, RANKS))}, not {rank}")
     root.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ def test_reasons(text, reason):
 
 
 def test_a_parallel_answer_names_what_is_wrong_with_the_call_left_over():
-    (name,) = QUESTION.gold[0]  # type: ignore[index]
+    (name,) = QUESTION.gold[0]  # type: ignore[index]  # it has a key
     gold = [{name: {"n": [3]}}, {name: {"n": [5]}}]
     question = Question("parallel_x", "parallel", (), (), QUESTION.functions, gold)
     assert grade(question, "[m.f(n=5), m.f(n=3)]").right

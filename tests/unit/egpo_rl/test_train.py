@@ -167,7 +167,10 @@ def test_shared_and_padded_paths_that_differ_stop_the_run_before_the_first_step(
     from components.language_models import shared_prefix
 
     padded = shared_prefix.score_padded
-    broken = lambda model, groups, temperature, **rest: padded(model, groups, temperature * 1.5, **rest)  # noqa: E731
+
+    def broken(model, groups, temperature, **rest):
+        return padded(model, groups, temperature * 1.5, **rest)
+
     monkeypatch.setattr(shared_prefix, "score_padded", broken)
     with pytest.raises(WorkError, match="differ"):
         train.run(SMALL, inputs, outputs)

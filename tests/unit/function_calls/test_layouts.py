@@ -188,7 +188,7 @@ def test_toolace_conversations() -> None:
             {"from": "user", "value": "Weather in Lyon, and in Weather API(Oslo)?"},
             {
                 "from": "assistant",
-                "value": '[Weather API(city="Lyon"), Weather API v2.0(city=\'Weather API(Oslo)\'), weather_at(city="x")]',  # noqa: E501
+                "value": '[Weather API(city="Lyon"), Weather API v2.0(city=\'Weather API(Oslo)\'), weather_at(city="x")]',  # noqa: E501  # one turn
             },
             {"from": "tool", "value": "[]"},
             {"from": "assistant", "value": "No answer."},
@@ -201,7 +201,7 @@ def test_toolace_conversations() -> None:
         Call("weather_at", {"city": "x"}),
     )
     assert (second.answers, second.response) == ((), "No answer.")
-    value["conversations"][1]["value"] = "[Weather API(city=Lyon)]"  # type: ignore[index]
+    value["conversations"][1]["value"] = "[Weather API(city=Lyon)]"  # type: ignore[index]  # of the case above
     assert rejected(value) == ("structure", "conversations.1: starts as calls do and is none (not_a_literal)")
 
 

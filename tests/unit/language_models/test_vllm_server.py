@@ -231,8 +231,17 @@ def test_no_server_is_an_error(tmp_path: Path) -> None:
         sampler_of(tmp_path)
 
 
-@pytest.mark.parametrize(("rank", "message"), [(12, "serves ranks 1, 8, 16.*not 12"), (None, "no LoRA adapter")])
-def test_an_adapter_vllm_cannot_serve_is_refused(rank: int | None, message: str, adapter: Path, tmp_path: Path) -> None:
-    (adapter / "adapter_config.json").write_text(json.dumps({"r": rank} if rank else {}))
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"r": 12}', "serves ranks 1, 8, 16.*not 12"),
+        ("{}", "no LoRA adapter"),
+        ("[1]", "adapter_config.json: a JSON object is expected, not list"),
+        ("[" * 100_000, "adapter_config.json: .*nested too deeply"),
+    ],
+    ids=["rank", "none", "list", "deep"],
+)
+def test_an_adapter_vllm_cannot_serve_is_refused(config: str, message: str, adapter: Path, tmp_path: Path) -> None:
+    (adapter / "adapter_config.json").write_text(config)
     with pytest.raises(InputError, match=message):
         publish_adapter(adapter, tmp_path / "published", 1)

@@ -42,7 +42,6 @@ def everything(folder: Path) -> list[Callable[[], Any]]:
         lambda: storage.upload_file(file, uri),
         lambda: storage.read_object(uri),
         lambda: storage.content_tag(uri),
-        lambda: storage.uri_exists(uri),
         lambda: storage.names_below(uri),
         lambda: storage.download_folder(uri, folder / "copy"),
         lambda: storage.open_uri(mlflow).__enter__(),

@@ -15,8 +15,8 @@ def test_a_local_file_opens(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     with storage.open_uri(str(tmp_path / "file")) as file:
         assert file.read() == b"abc"
-    assert storage.uri_exists(str(tmp_path))
-    assert not storage.uri_exists(str(tmp_path / "other"))
+    assert storage.names_below(str(tmp_path)) == {"file"}
+    assert not storage.names_below(str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("name", ["missing", "."])

@@ -139,7 +139,7 @@ def test_expired_credentials_fail_the_work_wherever_they_are_met(serve: Callable
         lambda: storage.upload_file(file, "s3://bucket/file"),
         lambda: storage.content_tag("s3://bucket/file"),
         lambda: storage.read_object("s3://bucket/file"),
-        lambda: storage.uri_exists("s3://bucket/file"),
+        lambda: storage.names_below("s3://bucket/file"),
         lambda: storage.check_bucket("s3://bucket"),
     ):
         with pytest.raises(WorkError, match=r"credentials have expired \(ExpiredToken\).*goes on where it stopped"):
@@ -156,7 +156,7 @@ def test_what_answers_and_is_no_store_is_named(monkeypatch: pytest.MonkeyPatch) 
     with http_server(400, b"<html>hello") as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.url)
         with pytest.raises(InputError, match="does not speak S3"):
-            storage.uri_exists("s3://bucket/x")
+            storage.names_below("s3://bucket/x")
 
 
 @pytest.mark.parametrize(
