@@ -19,14 +19,16 @@ from components.function_calls.json_text import parse_json
 from components.function_calls.record import Call, Message, RecordError, Tool
 from components.function_calls.work import limited_work
 from components.settings import BfclEvalSettings
+from components.stages.catalogue import STAGES
 from components.stages.folder import MANIFEST
 from pipelines.local import RUNS, shown
 from pipelines.local_pipeline import REQUEST
 
 if TYPE_CHECKING:
     from components.language_models.answer import Answer
+    from components.language_models.base_models import ResolvedModel
 
-TRAINED = ("egpo_rl", "sft_warmup")  # stages of a run that train a model, the last one first
+TRAINED = [stage.name for stage in reversed(STAGES) if "model/**/*" in stage.content]  # the last one first
 
 
 class Line(NamedTuple):
@@ -53,10 +55,10 @@ def ask(model: str, question: str, tools_file: Path, config: BfclEvalSettings) -
     if place != model:
         yield Line("model", place)
     from components.bfcl_eval.generations import longest_prompt
-    from components.bfcl_eval.models import Models, find_subject
+    from components.bfcl_eval.models import Models, subject_of
     from components.language_models.answer import answer
 
-    subject = _resolved(place, find_subject)
+    subject = subject_of(_resolved(place), "asked")
     with tempfile.TemporaryDirectory(prefix="callforge-") as folder:
         answering = Models(config, [subject], Path(folder)).open(subject)
         found = answer(
@@ -164,10 +166,12 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def _resolved(place: str, find: Any) -> Any:
+def _resolved(place: str) -> ResolvedModel:
     """The model there; an error names what else could have been meant."""
+    from components.language_models.base_models import resolve_model
+
     try:
-        return find(place, "asked")
+        return resolve_model(place)
     except InputError as error:
         if expand_home(place).is_dir() or "://" in place:
             raise
