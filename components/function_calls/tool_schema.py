@@ -354,6 +354,7 @@ def _merged(schema: Schema) -> Schema:
     left = []
     for part in parts:
         own, other = schema.get("properties", {}), part.get("properties", {})
+        spend(1 + (len(own) + len(schema.get("required", ()))) // 64)
         clash = any(own.get(name, item) != item for name, item in other.items()) or any(
             key not in ("properties", "required", *_ANNOTATIONS) and schema.get(key, value) != value
             for key, value in part.items()

@@ -35,6 +35,19 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
+def read_as(layout: str, value: dict[str, Any], number: int) -> Sequence[Record]:
+    """The records that a parsed JSON object holds in a layout.
+
+    Raises:
+        RecordError: "structure" (a field of the layout is missing), or what its reader raises.
+    """
+    fields, read, _ = LAYOUTS[layout]
+    for field in fields:
+        if field not in value:
+            raise RecordError("structure", f"{field}: is missing")
+    return read(value, number)
+
+
 def layout_of(value: Mapping[str, Any]) -> str:
     """The name of a parsed record's layout.
 

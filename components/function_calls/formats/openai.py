@@ -9,14 +9,16 @@ from typing import Any
 
 from components.function_calls.formats.dialogue import dialogue_records
 from components.function_calls.formats.parts import read_messages, read_tools
+from components.function_calls.json_text import parse_json
 from components.function_calls.record import Record
 
 
 def read(value: dict[str, Any], number: int) -> list[Record]:
     """The records of one dialogue."""
-    messages = read_messages(value["messages"])
+    given = parse_json(value["messages"], "messages: ") if isinstance(value["messages"], str) else value["messages"]
+    messages = read_messages(given)
     tools = read_tools(
         value["functions"] if value.get("tools") is None and "functions" in value else value.get("tools")
     )
-    skipped = frozenset(place for place, item in enumerate(value["messages"]) if item.get("weight") == 0)
+    skipped = frozenset(place for place, item in enumerate(given) if item.get("weight") == 0)
     return dialogue_records("openai", number, value, messages, tools, ("functions",), skipped)

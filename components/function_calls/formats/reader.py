@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from components.function_calls.formats.layouts import LAYOUTS, UNKNOWN_LAYOUT, layout_of
+from components.function_calls.formats.layouts import UNKNOWN_LAYOUT, layout_of, read_as
 from components.function_calls.formats.lines import FormatError, Limits, Piece, lines_or_elements
 from components.function_calls.json_text import MAX_RECORD_BYTES, parse_json
 from components.function_calls.record import Record, RecordError
@@ -58,7 +58,7 @@ def numbered_records(
             layout = layout_of(value) if data_format == AUTO else data_format
             any_known = True
             with limited_work():
-                records = LAYOUTS[layout].read(value, number)
+                records = read_as(layout, value, number)
         except RecordError as error:
             if error.reason == UNKNOWN_LAYOUT and not unknown:
                 unknown = f"{name}, line {piece.line}: {error.detail}"

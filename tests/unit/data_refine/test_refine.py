@@ -458,6 +458,10 @@ COSTLY = {
         with_schema({"anyOf": [{"type": "integer", "minimum": n} for n in range(8_000)]}, "Quibdo"),
         "too_much_work",
     ),
+    "allOf of thousands": (
+        with_schema({"allOf": [{"properties": {f"p{n}": {"type": "string"}}} for n in range(8_000)]}, {}),
+        "too_much_work",
+    ),
     "anyOf in anyOf": (
         with_schema(
             {"anyOf": [{"type": "array", "items": {"anyOf": [{"const": n} for n in range(200)]}}] * 40}, ["a"] * 3_000

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from components.function_calls.formats.layouts import LAYOUTS, layout_of
+from components.function_calls.formats.lines import FormatError
 from components.function_calls.formats.reader import Rejected, read_records
 from components.function_calls.record import Call, Message, Record
 from components.settings import DataRefineSettings
@@ -252,6 +256,17 @@ def test_no_answers_are_null_and_never_missing() -> None:
     assert item.detail == "answers: is missing"
 
 
+def test_a_dialogue_may_be_a_text() -> None:
+    assert read(OPENAI | {"messages": json.dumps(OPENAI["messages"])}) == read(OPENAI)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_field_that_the_named_layout_has_and_a_record_lacks_is_named(layout: str) -> None:
+    (item,) = read_all({"id": "a"}, data_format=layout)
+    assert isinstance(item, Rejected)
+    assert (item.reason, item.detail) == ("structure", f"{LAYOUTS[layout].fields[0]}: is missing")
+
+
 BROKEN = {
     "a picture": (own(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), "image_url; only text"),
     "content a number": (own(messages=[{"role": "user", "content": 5}]), "messages.0.content: text is expected"),
@@ -259,6 +274,7 @@ BROKEN = {
     "calls no list": (own(answers={"name": "f"}), "answers: a list is expected"),
     "a call without a name": (own(answers=[{"arguments": {}}]), "answers.0: an object with a name"),
     "arguments a list": (own(answers=[{"name": "f", "arguments": []}]), "answers.0.arguments: an object"),
+    "messages as a text that is no list": ({"messages": '{"role": "user"}'}, "messages: a list is expected"),
     "nobody answers": ({"messages": own()["messages"], "tools": []}, "no turn of an assistant"),
     "an id": (own(id=True), "id: Input should be a valid string"),
     "meta": (own(meta=[1]), "meta: an object is expected"),
@@ -294,3 +310,59 @@ def test_other_layouts_of_the_reports(file: str, tool: str) -> None:
     assert record.answers == (Call(tool, {"city": "Lyon"}),)
     assert [offered.name for offered in record.tools] == [tool]
     assert record.messages == (Message("user", "Weather in Lyon?"),)
+
+
+SAMPLES = [
+    own(),
+    OPENAI,
+    {"query": "Weather in Lyon?", "answers": json.dumps(own()["answers"]), "tools": json.dumps([WEATHER])},
+    {
+        "conversations": [
+            {"from": "system", "value": f"<tools>{json.dumps(WRAPPED)}</tools>"},
+            {"from": "human", "value": "Weather in Lyon?"},
+            {"from": "gpt", "value": '<tool_call>{"name": "weather_at", "arguments": {"city": "Lyon"}}</tool_call>'},
+        ]
+    },
+    {
+        "system": json.dumps([WEATHER]),
+        "conversations": [
+            {"from": "user", "value": "Weather in Lyon?"},
+            {"from": "assistant", "value": '[weather_at(city="Lyon")]'},
+        ],
+    },
+    {
+        "system": f"SYSTEM: functions -\n{json.dumps(WEATHER)}",
+        "chat": 'USER: Lyon?\n\nASSISTANT: <functioncall> {"name": "weather_at", "arguments": \'{"city": "Lyon"}\'}',
+    },
+]
+ODD = [None, True, -1, 2.0, 1e300, "", "[]", "{}", "null", [], {}, [None], [[]], {"$ref": "#"}, {"name": "f"}]
+CHANGES = (
+    lambda value, odd: odd,
+    lambda value, odd: json.dumps(value),
+    lambda value, odd: [value],
+    lambda value, odd: list(value.values()) if isinstance(value, dict) else {"function": value},
+)
+
+
+def damaged(value: Any, draw: Any) -> Any:
+    """`value` with some part of it left out or replaced, as exports and converters do."""
+    if isinstance(value, dict | list) and value and draw(st.integers(0, 9)):
+        copy: Any = dict(value) if isinstance(value, dict) else list(value)
+        key = draw(st.sampled_from(sorted(copy) if isinstance(copy, dict) else range(len(copy))))
+        if draw(st.integers(0, 9)):
+            copy[key] = damaged(copy[key], draw)
+        else:
+            del copy[key]
+        return copy
+    return draw(st.sampled_from(CHANGES))(value, draw(st.sampled_from(ODD)))
+
+
+@settings(max_examples=200)
+@given(data=st.data(), layout=st.sampled_from(["auto", *LAYOUTS]))
+def test_any_record_is_read_or_rejected_by_any_layout(data: st.DataObject, layout: str) -> None:
+    value = data.draw(st.sampled_from(SAMPLES))
+    for _ in range(data.draw(st.integers(0, 3))):
+        value = damaged(value, data.draw)
+    assume(isinstance(value, dict))
+    with suppress(FormatError):  # no record of a file has a known layout
+        assert read_all(value, data_format=layout)
