@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -72,7 +73,10 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or holds something else; the text says why.
     """
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        found = path.stat()
+        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):  # to open a pipe could wait for ever
+            raise InputError(f"{path}: cannot be read (not a file)")
+        if found.st_size > LARGEST_JSON:
             raise InputError(f"{path}: larger than {LARGEST_JSON:,} bytes, so not a file of callforge")
         value = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

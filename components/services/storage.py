@@ -77,8 +77,11 @@ def open_uri(uri: str) -> Iterator[BinaryIO]:
         WorkError: S3 failed for good in the middle.
     """
     if not is_remote(uri):
+        path = expand_home(uri)
         try:
-            file = expand_home(uri).open("rb")
+            if not (path.is_file() or path.is_dir()) and path.exists():  # before it is opened: that could wait for ever
+                raise InputError(f"{uri}: a pipe or a device, which can be read only once; give the path of a file")
+            file = path.open("rb")
         except OSError as error:
             raise InputError(f"{uri}: cannot be read ({error.strerror}); give the path of a readable file") from None
         with file:

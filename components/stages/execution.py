@@ -172,7 +172,7 @@ def _assist(
 
 def _earlier_config(folder: Path, stage: str) -> Config | None:
     """What an earlier run of the stage was asked for in `folder`; None when there was none. Others' files stay."""
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return None
     refusal = f"{folder}: it is not a folder of {stage}, and would be overwritten"
     if not folder.is_dir():

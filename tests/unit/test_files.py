@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,8 @@ def test_junk_is_refused_in_a_sentence(tmp_path: Path, content: bytes, why: str)
 
 def test_a_path_that_is_not_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
-    for path in (tmp_path, tmp_path / "loop", tmp_path / ("x" * 300), tmp_path / "file" / "below"):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "loop", tmp_path / "pipe", tmp_path / ("x" * 300), tmp_path / "file" / "below"):
         (tmp_path / "file").touch()
         with pytest.raises(InputError, match="cannot be read"):
             read_json(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def test_a_local_file_opens(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["missing", "."])
 def test_a_local_path_that_is_no_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=f"{tmp_path / name}: cannot be read"), storage.open_uri(str(tmp_path / name)):
+        pass
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="pipe: a pipe or a device"), storage.open_uri(str(tmp_path / "pipe")):
         pass
 
 

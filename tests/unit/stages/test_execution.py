@@ -109,6 +109,13 @@ def test_a_folder_that_cannot_be_one_is_refused_in_a_sentence(tmp_path: Path, na
         execute_stage(find_stage("data_refine"), DataRefineSettings(), {}, tmp_path / name, RunSettings())
 
 
+@pytest.mark.parametrize("target", ["stage", "nowhere"])
+def test_a_link_that_leads_nowhere_is_no_folder(stage: Stage, tmp_path: Path, target: str) -> None:
+    (tmp_path / "stage").symlink_to(tmp_path / target)
+    with pytest.raises(InputError, match="not a folder of data_refine"):
+        stage()
+
+
 def test_a_folder_has_one_owner(stage: Stage, tmp_path: Path) -> None:
     with sole_owner(tmp_path / "stage"), pytest.raises(InputError, match="another process is at work there"):
         stage()
