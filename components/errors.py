@@ -39,6 +39,11 @@ class GateError(CallforgeError):
     exit_code = 3
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether something failed, and not merely was told to stop. What panics in Rust is no Exception to Python."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def without_login(text: str) -> str:
     """`text`, an address or a sentence that quotes some, without the user and password of any address."""
     return _ADDRESS.sub(lambda found: found["scheme"] or "", text)  # to the last @: a password may hold a / or an @

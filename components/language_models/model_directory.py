@@ -21,7 +21,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from components.errors import InputError, WorkError
+from components.errors import InputError, WorkError, is_failure
 from components.files import read_json, write_json
 from components.language_models.adapters import adapter_digest, is_finite, read_adapter, refuse_unless_finite
 from components.language_models.base_models import ADAPTER_CONFIG, ResolvedModel, without_bars
@@ -89,6 +89,9 @@ def load_tokenizer(base: ResolvedModel) -> Any:
     """
     with _load_faults(base):
         tokenizer = AutoTokenizer.from_pretrained(base.path, **NO_CODE)
+        tried = tokenizer("Which city?", add_special_tokens=False)["input_ids"]  # some faults show only in use
+    if not tried:
+        raise InputError(f"base model {base.path}: its tokenizer makes no tokens of a text; save it again")
     ensure_chat_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -106,7 +109,9 @@ def load_config(base: ResolvedModel) -> Any:
 def _load_faults(base: ResolvedModel) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
+    except BaseException as error:  # transformers raises OSError, ValueError, KeyError, safetensors' own and more
+        if not is_failure(error):
+            raise
         reason = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
         if code := custom_code(base.path):
             reason = f"it wants to run code of its own ({code}), which is never done; without it: {reason}"

@@ -19,7 +19,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 _LAYERS = re.compile(r"(num_.*layers|.*_layers|n_layers?)")
 _WIDTHS = re.compile(r"(.*hidden_size|.*intermediate_size|vocab_size|(.*_)?head_dim|num_.*(heads|experts)|.*_rank|"
-                     r"n_embd|n_heads?|n_inner|d_model|d_ff|ffn_dim|.*ffn_hidden_size)")  # fmt: skip
+                     r"num_labels|n_embd|n_heads?|n_inner|d_model|d_ff|ffn_dim|.*ffn_hidden_size)")  # fmt: skip
 
 
 def loaded_files(path: Path) -> list[Path]:

@@ -202,7 +202,9 @@ def _fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint: "" when a kill cut it short, None when it is whole."""
     try:
         digests = read_json(checkpoint / WHOLE)
-        changed = [name for name, digest in digests.items() if sha256_of_file(checkpoint / name) != digest]
+        there = {path.name for path in checkpoint.iterdir()} - {WHOLE}
+        changed = sorted(there - digests.keys())
+        changed += [name for name, digest in digests.items() if sha256_of_file(checkpoint / name) != digest]
     except FileNotFoundError as error:
         return "" if error.filename == str(checkpoint / WHOLE) else f"{Path(error.filename).name} is missing"
     except (InputError, OSError) as error:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.errors import CallforgeError, InputError, WorkError, without_login
+from components.errors import CallforgeError, InputError, WorkError, is_failure, without_login
 from components.files import write_json
 from components.sections import Section
 from components.services.events import announce
@@ -95,7 +95,9 @@ def execute_stage(
                 _withdraw(folder)
                 _leave_reason(folder, stage.name, error)
                 raise
-            except Exception as error:
+            except BaseException as error:
+                if not is_failure(error):
+                    raise
                 failure = _unexpected(folder, error)
                 _leave_reason(folder, stage.name, failure)
                 raise failure from error
@@ -242,7 +244,7 @@ class UnexpectedError(WorkError):
     """An unforeseen error in one line; its cause has the traceback."""
 
 
-def _unexpected(folder: Path, error: Exception) -> UnexpectedError:
+def _unexpected(folder: Path, error: BaseException) -> UnexpectedError:
     text = without_login(" ".join(str(error).split()))[:LONGEST_REASON]
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UnexpectedError(f"the disk of {folder} is full ({text}); make room and start it again")

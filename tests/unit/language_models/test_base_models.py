@@ -137,6 +137,7 @@ def _with_config(tiny_model: Path, folder: Path, **changes) -> Path:
         ("num_attention_heads", "1000000000"),
         ("head_dim", "100000000000"),
         ("vocab_size", "1e300"),
+        ("num_labels", "1000000000"),  # transformers makes a name for each
         ("intermediate_size", "Infinity"),
     ],
     ids=lambda text: text[:12],

@@ -267,6 +267,29 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(tiny_model, tmp_path):
         load_model(resolve_model(tmp_path / "base"), device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("file", "changes", "why"),
+    [
+        ("tokenizer_config.json", {"model_max_length": "long"}, "cannot load it: TypeError"),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}},
+            "cannot load it: PanicException",
+        ),
+        (
+            "tokenizer.json",
+            {"normalizer": {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}},
+            "makes no tokens of a text",
+        ),
+    ],
+)
+def test_a_tokenizer_that_fails_only_when_it_is_used_is_refused(tiny_model, tmp_path, file, changes, why):
+    shutil.copytree(tiny_model, tmp_path / "base")
+    write_json(tmp_path / "base" / file, json.loads((tmp_path / "base" / file).read_text()) | changes)
+    with pytest.raises(InputError, match=why):
+        load_model(resolve_model(tmp_path / "base"), device="cpu")
+
+
 HOSTILE = "import pathlib\npathlib.Path({mark!r}).write_text('ran')\n"
 
 

@@ -37,7 +37,10 @@ def stage(tmp_path: Path, calls: list[int]) -> Stage:
     """`stage(seed=.., inputs=.., fail=.., replace=..)` runs a stage that counts its calls and leaves a checkpoint."""
 
     def call(
-        inputs: Mapping[str, Path] | None = None, fail: Exception | None = None, replace: bool = True, **settings: Any
+        inputs: Mapping[str, Path] | None = None,
+        fail: BaseException | None = None,
+        replace: bool = True,
+        **settings: Any,
     ) -> dict[str, float]:
         def function(config: DataRefineSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
             calls.append(len(list(outputs.folder.glob("checkpoints/*"))))
@@ -285,6 +288,10 @@ def test_an_attempt_that_left_nothing_claims_nothing(tmp_path: Path) -> None:
     assert execute_stage(works, DataRefineSettings(seed=2), {}, folder, RunSettings()) == {"accepted": 1.0}
 
 
+class PanicException(BaseException):
+    """As a panic of a library in Rust reaches Python."""
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -292,11 +299,12 @@ def test_an_attempt_that_left_nothing_claims_nothing(tmp_path: Path) -> None:
         (ValueError("two\nlines"), "^ValueError: two lines"),
         (MemoryError(), "out of memory"),
         (RecursionError("maximum recursion depth exceeded"), "RecursionError"),
+        (PanicException("called `unwrap()`"), "PanicException: called"),
     ],
-    ids=["disk", "value", "memory", "recursion"],
+    ids=["disk", "value", "memory", "recursion", "panic"],
 )
 def test_any_exception_reaches_error_json_in_one_line(
-    stage: Stage, tmp_path: Path, error: Exception, words: str
+    stage: Stage, tmp_path: Path, error: BaseException, words: str
 ) -> None:
     with pytest.raises(UnexpectedError, match=words) as caught:
         stage(fail=error)
