@@ -21,6 +21,7 @@ from components.services.report import Bars, Block, Detail, Details, Table, Text
 from components.services.turn_texts import offered_texts, prompt_text, turn_texts
 
 INTERVALS = "Whiskers and brackets are 95 % intervals of each accuracy (Wilson)."
+SHOWN = 200  # questions in a list to open: all of BFCL's would make pages of tens of megabytes
 PAIRED_COLUMNS = ("from", "to", "of", "questions", "difference", "95 % interval")
 
 
@@ -276,8 +277,18 @@ def _details(
     title: str, places: Sequence[int], questions: Sequence[Question], models: Mapping[str, Answered]
 ) -> Details:
     last = list(models.values())[-1]
-    items = [_detail(questions[place], last.outcomes[place], models, place) for place in sorted(places)]
-    return Details(title, items, note=f"{len(items):,} questions." if items else "")
+    seen: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for place in sorted(places):
+        kind = (questions[place].category, last.outcomes[place].reason)
+        ranked.append((seen[kind], place))
+        seen[kind] += 1
+    shown = sorted(place for _, place in sorted(ranked)[:SHOWN])
+    items = [_detail(questions[place], last.outcomes[place], models, place) for place in shown]
+    note = f"{len(places):,} questions." if places else ""
+    if len(items) < len(places):
+        note += f" {SHOWN} are shown, some of every category and reason; outcomes.jsonl and generations/ have all."
+    return Details(title, items, note)
 
 
 def _heading(question: Question) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from components.files import atomic_write
 from components.services.charts import colours, draw_bar, draw_lines
 
 MISSING = "-"
+LONGEST_TEXT = 20_000  # characters of a text that can be opened: a record may be a megabyte
 TEMPLATE = Path(__file__).with_name("report_page.html")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
@@ -92,7 +93,7 @@ class Detail:
 
 @dataclass(frozen=True)
 class Details:
-    """A list of what can be opened; the texts keep their line breaks."""
+    """A list of what can be opened; the texts keep their line breaks, and are cut at LONGEST_TEXT characters."""
 
     title: str
     items: Sequence[Detail]
@@ -145,13 +146,21 @@ def _prepare(block: Block) -> dict[str, Any]:
     elif isinstance(block, Details):
         groups: dict[str, list[Detail]] = {}
         for detail in block.items:
-            groups.setdefault(detail.group, []).append(detail)
+            short = replace(detail, texts=_shortened(detail.texts), folded=_shortened(detail.folded))
+            groups.setdefault(detail.group, []).append(short)
         view["groups"] = sorted(groups.items(), key=lambda item: -len(item[1]))
     elif isinstance(block, SmallMultiples):
         view |= {"x_label": block.x_label, "charts": [found for chart in block.charts if (found := _chart(chart))]}
     else:
         view |= {"unit": block.unit, "rows": _bars(block)}
     return view
+
+
+def _shortened(texts: Mapping[str, str]) -> dict[str, str]:
+    return {
+        label: text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]} ... ({len(text):,} characters)"
+        for label, text in texts.items()
+    }
 
 
 def _is_number(text: str) -> bool:

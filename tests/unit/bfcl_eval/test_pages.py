@@ -96,6 +96,18 @@ def test_single_page_shows_wrong_answers_of_all_categories(tmp_path):
     assert cells(html, "form of the turn") == [["no_thought", "12"]]
 
 
+def test_of_many_wrong_answers_some_of_every_kind_are_shown(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "SHOWN", 3)
+    path = tmp_path / "report.html"
+    pages.write_page(path, BENCHMARK, answered(["[f(a=1)]"] * 11 + ["[g("]))
+    html = path.read_text("utf-8")
+    assert opened(html, "wrong answers") == 3
+    assert "called_though_irrelevant" in html and "wrong_func_name" in html
+    assert "11 questions. 3 are shown" in html
+    shown = html.partition("<h2>wrong answers</h2>")[2].partition("</section>")[0]
+    assert "simple_python" in shown and "irrelevance" in shown
+
+
 def test_wrong_answer_opens_with_prompt_schema_thought_answer_and_gold(tmp_path):
     path = tmp_path / "report.html"
     turns = ["<think>I take <b>any</b>.</think>\n[nothing(a=1)]"] + ["cut"] * 11

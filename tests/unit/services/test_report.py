@@ -168,6 +168,12 @@ def test_details_open_by_group_with_the_schemas_folded(tmp_path):
     assert "<details open" not in text and "<pre>schema</pre>" in text
 
 
+def test_no_text_makes_a_page_that_no_browser_opens(tmp_path):
+    text = page(tmp_path, Details("Failures", [Detail("one", {"prompt": "p" * 10**6}, {"offered": "s" * 10**6})]))
+    assert len(text) < 100_000
+    assert text.count("(1,000,000 characters)") == 2
+
+
 def test_colours_follow_the_reader(tmp_path):
     text = page(tmp_path, curve((0, 1), (1, 3)), Bars("B", "n", {"g": {"a": 1.0}}))
     assert "prefers-color-scheme: dark" in text
