@@ -37,7 +37,7 @@ from components.stages.folder import (
 from components.stages.identity import changes, digest, goes_on, identity
 from components.stages.outputs import Outputs
 from components.stages.processes import Processes, joined_processes
-from components.stages.publishing import is_published, publish
+from components.stages.publishing import fetch_finished, is_published, publish
 
 LONGEST_REASON = 500  # characters of an unexpected error that error.json keeps
 
@@ -62,9 +62,9 @@ def execute_stage(
 ) -> dict[str, float]:
     """Run one stage in `folder` unless its manifest says that the same work is done there already.
 
-    The same work means: equal identity (identity.py). A folder with the same unfinished work, or with a shorter one
-    that may be continued, is given to the stage as it is, so that it resumes. Under torchrun every process calls
-    this alike, and the first one owns the folder.
+    The same work means: equal identity (identity.py). A new folder gets it from S3, where the run published it. A
+    folder with the same unfinished work, or with a shorter one that may be continued, is given to the stage as it is,
+    so that it resumes. Under torchrun every process calls this alike, and the first one owns the folder.
 
     Args:
         replace: empty a folder with other work of this stage in it, as a run does whose settings were changed.
@@ -121,8 +121,11 @@ def _lead(
         )
         work = digest(stage, wanted.identity)
         finished = verified_manifest(folder)
-        if finished is None or finished.work != work:
+        if finished is not None and finished.work != work:
             finished = None
+        if finished is None and earlier is None and run.artifact_root:
+            finished = fetch_finished(folder, run, stage.name, work)
+        if finished is None:
             _prepare(folder, earlier, wanted, config, replace)
     processes.from_leader(_Decision(done=finished.metrics if finished else None, input_digests=digests))
     if finished is not None:

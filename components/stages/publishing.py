@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
-from components.errors import InputError
-from components.files import sha256_of_file
-from components.services.storage import read_object, upload_file, upload_folder, write_object
+from components.errors import CallforgeError, InputError, WorkError
+from components.files import LARGEST_JSON, sha256_of_file
+from components.services.events import say, warn
+from components.services.storage import download_folder, read_object, upload_file, upload_folder, write_object
 from components.settings import RunSettings
-from components.stages.folder import CHECKPOINTS, MANIFEST
+from components.stages.folder import CHECKPOINTS, MANIFEST, Manifest, verified_manifest
 
 POINTER = "current.json"
 HASH_DIGITS = 16
@@ -61,6 +63,45 @@ def resolve_published(uri: str) -> str:
     folder = uri.rstrip("/")
     name = _pointer(folder)
     return f"{folder}/{name}" if name else folder
+
+
+def fetch_finished(folder: Path, run: RunSettings, stage: str, work: str) -> Manifest | None:
+    """Put what the stage published for this run into `folder`, in place of anything there, if it is the same work.
+
+    Args:
+        work: digest of the stage's identity.
+
+    Returns:
+        Its manifest; None, and `folder` as it was, where nothing or other work was published, or it is damaged.
+    """
+    home = f"{run.artifact_root}/{run.run_id}/{stage}"
+    arriving = folder.with_name(f".{folder.name}.arriving")
+    shutil.rmtree(arriving, ignore_errors=True)
+    try:
+        uri = resolve_published(home)
+        if uri == home or _work(uri) != work:
+            return None
+        download_folder(uri, arriving)
+        manifest = verified_manifest(arriving)
+        if manifest is None or manifest.work != work:
+            raise WorkError(f"{uri}: it is not what its manifest names")
+    except CallforgeError as error:
+        warn(f"what {stage} published before cannot be taken, and is made again ({error})")
+        shutil.rmtree(arriving, ignore_errors=True)
+        return None
+    shutil.rmtree(folder, ignore_errors=True)
+    arriving.rename(folder)
+    say(f"taken from {uri}, where it was published")
+    return manifest
+
+
+def _work(uri: str) -> str | None:
+    """What work the published folder is, by its manifest; None where that is not one."""
+    try:
+        work = json.loads(read_object(f"{uri}/{MANIFEST}", LARGEST_JSON) or b"{}").get("work")
+    except (ValueError, AttributeError, RecursionError):
+        return None
+    return work if isinstance(work, str) else None
 
 
 def _pointer(folder: str) -> str | None:

@@ -202,6 +202,46 @@ def test_finished_work_is_published_where_the_run_wants_it(
     assert storage.read_object(f"{resolve_published(f'{root}/three/data_refine')}/result.txt") == b"x"
 
 
+@pytest.mark.parametrize("damage", ["", "file", "missing", "manifest", "pointer", "other work"])
+def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, capsys: Any
+) -> None:
+    """As a step of Kubeflow whose cache key holds more than what decides the result."""
+    worked: list[int] = []
+
+    def function(config: DataRefineSettings, inputs: Any, outputs: Outputs) -> dict[str, float]:
+        worked.append(config.seed)
+        (outputs.folder / "result.txt").write_text("x")
+        (outputs.folder / "report.html").write_text("page")
+        return {"accepted": 1.0}
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    run = RunSettings(run_id="five", artifact_root=root)
+    stage = _stage(function, "result.txt")
+    execute_stage(stage, DataRefineSettings(), {}, tmp_path / "one", run)
+    bucket, key = storage.split_uri(resolve_published(f"{root}/five/data_refine"))
+    client = storage.s3_client()
+    if damage == "missing":
+        client.delete_object(Bucket=bucket, Key=f"{key}/result.txt")
+    elif damage == "pointer":
+        client.put_object(Bucket=bucket, Key=f"{key.rpartition('/')[0]}/current.json", Body=b'{"folder": "../x"}')
+    elif damage in ("file", "manifest"):
+        name = {"file": "result.txt", "manifest": "manifest.json"}[damage]
+        client.put_object(Bucket=bucket, Key=f"{key}/{name}", Body=b"[]")
+    (tmp_path / "two").mkdir()
+    seed = 1 if damage == "other work" else 0
+    config = DataRefineSettings(max_lines=1000, seed=seed)  # max_lines decides nothing
+    assert execute_stage(stage, config, {}, tmp_path / "two", run) == {"accepted": 1.0}
+    told = capsys.readouterr().out
+    assert worked == ([0, seed] if damage else [0])
+    assert ("published before cannot be taken" in told) == (damage in ("file", "missing", "pointer"))
+    assert verified_manifest(tmp_path / "two") is not None and (tmp_path / "two/report.html").read_text() == "page"
+    times = len(worked)
+    execute_stage(stage, config, {}, tmp_path / "three", run)
+    assert len(worked) == times and verified_manifest(tmp_path / "three"), "what was damaged is so no more"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two"]
+
+
 @pytest.mark.parametrize("damage", ["file", "missing", "manifest", "pointer"])
 def test_a_reader_verifies_what_the_pointer_names(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
