@@ -29,7 +29,7 @@ from components.sections import deciding_settings, extendable_setting, flatten, 
 from components.services.events import PROGRESS_FILE
 from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, resolve_settings
 from components.stages.catalogue import NAMES, STAGES
-from components.stages.folder import ERROR
+from components.stages.folder import ERROR, read_failure
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from pipelines.console import Console
 from pipelines.embedded import embedded_services
@@ -228,9 +228,9 @@ def failure(folder: Path, stage: str, reason: str) -> CallforgeError:
         stage, reason: of the last event, "" where there was none.
     """
     for name in NAMES:
-        with suppress(OSError, InputError, LookupError, ValueError, TypeError):
-            error = read_json(folder / name / ERROR)
-            return StageFailedError(f"{name}: {error['message']}", int(error["exit_code"]))
+        with suppress(InputError):
+            if (error := read_failure(folder / name)) is not None:
+                return StageFailedError(f"{name}: {error.message}", error.exit_code)
     stage = stage or PIPELINE
     log = f"its log is {shown(folder / LOG)}"
     if reason:
@@ -244,7 +244,7 @@ def failure(folder: Path, stage: str, reason: str) -> CallforgeError:
 def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str], console: Console) -> None:
     from components.bfcl_eval.summary import summary_table
 
-    columns, rows, note = summary_table(folder / "bfcl_eval")
+    columns, rows, note = summary_table(folder / _last("bfcl_eval"))
     table = Table(
         title=f"Evaluation, run {settings.run.run_id}", title_justify="left", caption=note, caption_justify="left"
     )
@@ -257,9 +257,14 @@ def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str
         console.print(f"{name:<11} {text}")
 
 
+def _last(section: str) -> str:
+    """The stage whose result is the run's, of those with that section of the settings."""
+    return [stage.name for stage in STAGES if stage.section == section][-1]
+
+
 def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Where the results are, by what they are."""
-    registration = json.loads((folder / "model_registration" / "registration.json").read_text("utf-8"))
+    registration = json.loads((folder / _last("model_registration") / "registration.json").read_text("utf-8"))
     if registration["version"]:
         yield (
             "registered",
@@ -270,7 +275,7 @@ def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) ->
         yield "artifacts", f"{settings.run.artifact_root}/{settings.run.run_id}/"
     if environment.get(URI):
         yield "MLflow", _mlflow_page(environment, settings.run)
-    yield "reports", f"{shown(folder / 'bfcl_eval' / 'report.html')}, and one beside every other stage"
+    yield "reports", f"{shown(folder / _last('bfcl_eval') / 'report.html')}, and one beside every other stage"
     if environment.get(URI) != os.environ.get(URI):
         yield "look at it", "callforge ui (starts this MLflow and S3 again, and prints the login, until Ctrl-C)"
 

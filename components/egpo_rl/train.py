@@ -43,6 +43,7 @@ from components.services.events import say, warn
 from components.settings import EgpoRlSettings
 from components.stages.identity import checkpoint_key
 from components.stages.outputs import Outputs
+from components.stages.publishing import stage_uri
 
 
 def run(config: EgpoRlSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:
@@ -114,7 +115,7 @@ def _run(
     settings_hash = checkpoint_key(outputs.stage, config, outputs.input_digests)
     remote = ""
     if outputs.run.artifact_root and world.leads:
-        remote = f"{outputs.run.artifact_root}/{outputs.run.run_id}/{outputs.stage.name}/checkpoints"
+        remote = f"{stage_uri(outputs.run, outputs.stage.name)}/checkpoints"
     folder = outputs.checkpoints / "adapters"
     sampler = PolicySampler(config, sampled, world, folder, gathered)
     with Checkpoints(outputs.checkpoints, remote, config.checkpoint.keep) as checkpoints:

@@ -38,7 +38,7 @@ from components.settings import (
     resolve_settings,
 )
 from components.stages.catalogue import ONE_EVALUATION, PREFLIGHT, STAGES, Stage
-from components.stages.folder import ERROR, MANIFEST, METRICS, Config, describe, write_config
+from components.stages.folder import ERROR, MANIFEST, METRICS, Config, describe, write_config, write_failure
 from components.stages.local_run import join_run, run_folder
 from components.stages.publishing import resolve_published
 
@@ -86,8 +86,7 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
             raise InputError("\n".join(found))
     except CallforgeError as error:
         if folder:
-            failure = {"stage": PREFLIGHT, "message": str(error), "exit_code": error.exit_code}
-            write_json(folder / PREFLIGHT / ERROR, failure)
+            write_failure(folder / PREFLIGHT, PREFLIGHT, error)
         announce(PREFLIGHT, "failed", str(error))
         raise SystemExit(error.exit_code) from None
     values = resolved.model_dump(mode="json")

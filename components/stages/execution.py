@@ -33,6 +33,7 @@ from components.stages.folder import (
     sole_owner,
     verified_manifest,
     write_config,
+    write_failure,
 )
 from components.stages.identity import changes, digest, goes_on, identity
 from components.stages.outputs import Outputs
@@ -82,9 +83,9 @@ def execute_stage(
     with joined_processes() as processes:
         if processes.size > 1 and not stage.parallel:
             raise InputError(f"{stage.name} runs in one process, not in {processes.size}; start it without torchrun")
+        announce(stage.name, "started")  # each process knows what its warnings are about
         if not processes.leads:
             return _assist(stage, config, inputs, folder, run, processes)
-        announce(stage.name, "started")
         with ExitStack() as held:
             with _refusal_shared(processes), _readable(folder):
                 held.enter_context(sole_owner(folder))
@@ -93,13 +94,13 @@ def execute_stage(
                 return _lead(stage, config, inputs, folder, earlier, run, replace, processes)
             except CallforgeError as error:
                 _withdraw(folder)
-                _leave_reason(folder, stage.name, error)
+                write_failure(folder, stage.name, error)
                 raise
             except BaseException as error:
                 if not is_failure(error):
                     raise
                 failure = _unexpected(folder, error)
-                _leave_reason(folder, stage.name, failure)
+                write_failure(folder, stage.name, failure)
                 raise failure from error
 
 
@@ -254,12 +255,6 @@ def _unexpected(folder: Path, error: BaseException) -> UnexpectedError:
     if isinstance(error, MemoryError):
         return UnexpectedError(f"out of memory ({text}); use a larger machine, or smaller batches")
     return UnexpectedError(f"{type(error).__name__}: {text}")
-
-
-def _leave_reason(folder: Path, stage: str, failure: CallforgeError) -> None:
-    with suppress(OSError):  # a full disk: the text is printed all the same
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / ERROR, {"stage": stage, "message": str(failure), "exit_code": failure.exit_code})
 
 
 def remove_checkpoints(folder: Path) -> None:

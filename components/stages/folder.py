@@ -11,14 +11,14 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from components.errors import InputError
+from components.errors import CallforgeError, InputError
 from components.files import read_json, sha256_of_file, sha256_of_json, write_json
 from components.services.outbox import METRICS
 from components.services.storage import files_of
@@ -59,7 +59,16 @@ class Config(BaseModel):
     identity: dict[str, Any]
 
 
-_Contents = TypeVar("_Contents", Manifest, Config)
+class Failure(BaseModel):
+    """error.json: why the last attempt ended."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    stage: str
+    message: str
+    exit_code: int
+
+
+_Contents = TypeVar("_Contents", Manifest, Config, Failure)
 
 
 def read_manifest(folder: Path) -> Manifest | None:
@@ -78,6 +87,28 @@ def read_config(folder: Path) -> Config | None:
         InputError: a file of that name is there and no stage of this version wrote it; says why.
     """
     return _read(folder / CONFIG, Config)
+
+
+def read_failure(folder: Path) -> Failure | None:
+    """Why the last attempt in a stage folder ended; None where it ended well, or was killed.
+
+    Raises:
+        InputError: a file of that name is there and no stage wrote it; says why.
+    """
+    return _read(folder / ERROR, Failure)
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Say what work the folder holds from now on."""
+    write_json(folder / CONFIG, config.model_dump())
+
+
+def write_failure(folder: Path, stage: str, error: CallforgeError) -> None:
+    """Leave the reason for whoever started the stage; nothing, where the disk is full."""
+    with suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        failure = Failure(stage=stage, message=str(error), exit_code=error.exit_code)
+        write_json(folder / ERROR, failure.model_dump())
 
 
 def _read(path: Path, kind: type[_Contents]) -> _Contents | None:
@@ -158,9 +189,15 @@ def input_digest(name: str, path: Path) -> str:
         raise InputError(f"input {name}: {path}: there is no such file or folder")
     if path.is_file():
         return sha256_of_file(path)
-    manifest = read_manifest(path)
+    of_stage = (path / CONFIG).is_file() and (path / METRICS).is_file()
+    try:
+        manifest = read_manifest(path)
+    except InputError:
+        if of_stage:
+            raise
+        manifest = None  # another program's, or that of a registered model
     if manifest is None:
-        if (path / CONFIG).is_file() and (path / METRICS).is_file():
+        if of_stage:
             raise InputError(f"input {name}: {path}: the stage that writes there has not finished; run it to its end")
         return sha256_of_json({file.relative_to(path).as_posix(): sha256_of_file(file) for file in files_of(path)})
     if why := damage(path, manifest):
@@ -202,8 +239,3 @@ def sole_owner(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)
         os.close(handle)
-
-
-def write_config(folder: Path, config: Config) -> None:
-    """Say what work the folder holds from now on."""
-    write_json(folder / CONFIG, config.model_dump())

@@ -26,9 +26,14 @@ HASH_DIGITS = 16
 LARGEST_POINTER = 10_000  # bytes
 
 
+def stage_uri(run: RunSettings, stage: str) -> str:
+    """Where in S3 the run keeps what is the stage's."""
+    return f"{run.artifact_root}/{run.run_id}/{stage}"
+
+
 def published_uri(run: RunSettings, stage: str, manifest: Path) -> str:
     """Where in S3 the stage with this manifest is, once it is published."""
-    return f"{run.artifact_root}/{run.run_id}/{stage}/{sha256_of_file(manifest)[:HASH_DIGITS]}"
+    return f"{stage_uri(run, stage)}/{sha256_of_file(manifest)[:HASH_DIGITS]}"
 
 
 def publish(folder: Path, manifest: Path, run: RunSettings, stage: str) -> str:
@@ -44,14 +49,13 @@ def publish(folder: Path, manifest: Path, run: RunSettings, stage: str) -> str:
     upload_folder(folder, uri, skip=(CHECKPOINTS, MANIFEST))
     upload_file(manifest, f"{uri}/{MANIFEST}")
     pointer = {"folder": uri.rpartition("/")[2], "manifest_sha256": sha256_of_file(manifest)}
-    write_object(f"{uri.rpartition('/')[0]}/{POINTER}", json.dumps(pointer).encode())
+    write_object(f"{stage_uri(run, stage)}/{POINTER}", json.dumps(pointer).encode())
     return uri
 
 
 def is_published(manifest: Path, run: RunSettings, stage: str) -> bool:
     """Whether the pointer of the stage in S3 names this manifest."""
-    folder = f"{run.artifact_root}/{run.run_id}/{stage}"
-    return resolve_published(folder) == published_uri(run, stage, manifest)
+    return resolve_published(stage_uri(run, stage)) == published_uri(run, stage, manifest)
 
 
 def resolve_published(uri: str) -> str:
@@ -74,7 +78,7 @@ def fetch_finished(folder: Path, run: RunSettings, stage: str, work: str) -> Man
     Returns:
         Its manifest; None, and `folder` as it was, where nothing or other work was published, or it is damaged.
     """
-    home = f"{run.artifact_root}/{run.run_id}/{stage}"
+    home = stage_uri(run, stage)
     arriving = folder.with_name(f".{folder.name}.arriving")
     shutil.rmtree(arriving, ignore_errors=True)
     try:

@@ -28,7 +28,7 @@ from components.services import storage, tracking
 from components.settings import AdapterSettings, BfclEvalSettings, ModelRegistrationSettings, RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
-from components.stages.folder import verified_manifest
+from components.stages.folder import input_digest, verified_manifest
 from pipelines.ask import ask
 from tests.evaluation_support import evaluation
 
@@ -238,6 +238,7 @@ def test_without_mlflow_and_s3_the_weights_stay_in_the_folder(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     stage()
     load_model(resolve_model(tmp_path / "model_registration" / "model"))
+    assert input_digest("model", tmp_path / "model_registration" / "model"), "it can be evaluated"
     assert verified_manifest(tmp_path / "model_registration") is not None
 
 

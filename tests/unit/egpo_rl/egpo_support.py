@@ -32,6 +32,7 @@ from components.language_models.base_models import resolve_model, weights_digest
 from components.language_models.model_card import BaseModelReference, ModelCard
 from components.language_models.model_directory import load_model, save_adapter
 from components.language_models.shared_prefix import score_groups
+from components.services.events import STAGE
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, EgpoRlSettings, RunSettings, resolve_settings
 from components.stages import processes
@@ -264,7 +265,7 @@ def execute_together(folder: Path, behaviour: str, environment: dict[str, str]) 
 
     def function(config: EgpoRlSettings, inputs: dict[str, Path], outputs: Outputs) -> dict[str, float]:
         with (folder / f"calls-{rank}").open("a") as file:
-            file.write(f"{type(outputs.tracker).__name__}\n")
+            file.write(f"{type(outputs.tracker).__name__} of {os.environ.get(STAGE)}\n")
         if rank == 0:
             if behaviour == "killed":
                 time.sleep(1)  # the other process has returned by then

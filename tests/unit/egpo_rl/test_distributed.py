@@ -200,7 +200,7 @@ def test_only_the_first_process_of_a_stage_owns_what_is_written(children, tmp_pa
     for _ in range(2):
         together(children, execute_together, lambda _, environment: (tmp_path, "works", environment))
     # The second time, both heard that the work is done.
-    assert (tmp_path / "calls-0").read_text() == (tmp_path / "calls-1").read_text() == "Tracker\n"
+    assert (tmp_path / "calls-0").read_text() == (tmp_path / "calls-1").read_text() == "Tracker of egpo_rl\n"
     manifest = verified_manifest(tmp_path / "egpo_rl")
     assert manifest is not None and manifest.metrics == {"rank": 0.0}
 
