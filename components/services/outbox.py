@@ -22,7 +22,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from components.files import lock_within, write_json
+from components.errors import InputError
+from components.files import lock_within, read_json, write_json
 from components.services.events import warn
 from components.services.mlflow_server import RUN_TAG, first_line, server_name
 
@@ -72,10 +73,10 @@ class Outbox:
     def read(cls, folder: Path) -> Outbox | None:
         """The one that was remembered in a stage folder; None when there is none that can be read."""
         try:
-            found = replace(_STATE.validate_json((folder / STATE).read_bytes()), folder=folder)
+            found = replace(_STATE.validate_python(read_json(folder / STATE)), folder=folder)
             for entry in found.entries:
                 _VALUES[entry.kind].validate_python(entry.value)
-        except (OSError, ValueError, KeyError):
+        except (OSError, InputError, ValueError, KeyError):
             return None
         return found
 
@@ -167,7 +168,7 @@ class Outbox:
     def _lines(self, first: int) -> Iterator[tuple[int, Mapping[str, float]]]:
         """Step and numbers of the whole lines from number `first` on; nothing for one that is not such a line."""
         try:
-            file = (self.folder / METRICS).open("rb") if self.folder else None
+            file = (self.folder / METRICS).open("rb") if self.folder and (self.folder / METRICS).is_file() else None
         except OSError:
             return
         if file is None:

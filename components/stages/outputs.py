@@ -45,7 +45,7 @@ class Outputs:
     def forget_metrics_after(self, step: int) -> None:
         """Drop the lines of metrics.jsonl beyond `step`: a resumed run writes them again."""
         path = self.folder / METRICS
-        if path.exists():
+        if path.is_file():
             kept = [line for line in path.read_bytes().split(b"\n") if _step(line) <= step]
             with atomic_write(path, "wb") as file:
                 file.writelines(line + b"\n" for line in kept)

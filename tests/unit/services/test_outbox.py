@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +53,9 @@ def test_what_others_left_is_nothing_to_send(state: Any, tmp_path: Path) -> None
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{", b"[" * 100_000])
 def test_what_is_no_json_is_nothing_to_send(content: bytes, tmp_path: Path) -> None:
     (tmp_path / STATE).write_bytes(content)
+    assert Outbox.read(tmp_path) is None
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / STATE)
     assert Outbox.read(tmp_path) is None
