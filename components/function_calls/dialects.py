@@ -65,14 +65,14 @@ _ACTION = re.compile(  # ReAct: a line that names the tool, then a line with its
 _HEAD = re.compile(
     r"""
     (?: ^[^\S\n]{0,80} | [:;\uff1a][^\S\n]{0,8} | [.!?][^\S\n]{1,8} | (?=\[) | (?<=\w\() | (?<=>) )
-    (?P<decoration>                                             # bullets, numbers, emphasis, quotes, brackets, arrows
-        [-*\u2022+>=\u2192\#_`"'(\[{|\s]{0,24}+
+    (?P<decoration>              # bullets, numbers, emphasis, quotes, brackets, arrows, prompts, what is not seen
+        [-*\u2022+>=\u2192\#_`"'(\[{|$@\s\u200b-\u200d\u2060\ufeff]{0,24}+
         (?: (?:\d{1,3}|[a-z])[.)] [^\S\n]{1,8} [*_`"'(\[]{0,8}+ )?
     )
     (?: [A-Za-z_]\w{0,63} (?:[^\S\n]{0,8}:[^\S\n]{0,8}[\w.\[\]]{1,40})? [^\S\n]{0,8}=[^\S\n]{0,8} )?      # x: str =
     (?: (?:await|return|yield|call:) [^\S\n]{0,8} )?
     (?P<name> [^\s()\[\]{}<>`"'*=:,;!?|\\#.] (?: [^\n()\[\]{}<>`"'*=:,;!?|\\.] | \.(?!\s) ){0,199}? )
-    [`*_"']{0,4} (?P<gap>\s{0,8}) (?P<open>[({])
+    [`*_"']{0,4} (?P<gap>\s{0,8}) (?:[:=]>?\s{0,8}(?=\{))? (?P<open>[({])
     """,
     re.VERBOSE | re.MULTILINE,
 )

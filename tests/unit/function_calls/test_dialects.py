@@ -187,6 +187,12 @@ CALLS = [
     "<tool>get_weather</tool>",
     'Thought: I look.\nAction: get_weather\nAction Input: {"city": "Rome"}',
     'Tool: `get_weather`\nArguments:\n```json\n{"city": "Rome"}\n```',
+    'get_weather: {"city": "Rome"}',
+    'get_weather =>\n{"city": "Rome"}',
+    "$ get_weather(city='Rome')",
+    "@get_weather(city='Rome')",
+    "\u200bget_weather(city='Rome')",
+    "\ufeff- get_weather(city='Rome')",
 ]
 
 TEXTS = [
@@ -241,6 +247,8 @@ TEXTS = [
     "What is the <city>?",
     "Call me (later); x = y (mod 7).",
     "Answer: no (not possible).",
+    "get_weather: {city} is missing from the question.",
+    "It costs $5 (or less) @home (no tool needed).",
     "HTTP 404: not found (see below).",
     "| tool | fits |\n| --- | --- |\n| get_weather | no |",
     "# No function fits\n\n1. None (sorry).\n2. Please say which city.",
