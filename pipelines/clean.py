@@ -17,6 +17,7 @@ from typing import Any
 
 from components.errors import InputError
 from components.model_registration.evidence import BASE_EVALUATION_TAG, EVALUATION_TAG
+from components.model_registration.registry import aliases_of
 from components.services.storage import delete_objects, objects_below
 from components.stages.folder import CHECKPOINTS
 from components.stages.local_run import LOCK, STEPS, sole_run
@@ -143,7 +144,7 @@ def _versions(client: Any, run_id: str) -> tuple[tuple[tuple[str, str], ...], tu
     """Of a run's versions: those without an alias, those with one in words, and where in S3 the latter are."""
     free, kept, places = [], [], []
     for version in client.search_model_versions(f"tags.`callforge.run_id` = '{run_id}'"):
-        aliases = _aliases(client, version.name, version.version)
+        aliases = aliases_of(client, version.name, version.version)
         if not aliases:
             free.append((version.name, str(version.version)))
             continue
@@ -153,11 +154,6 @@ def _versions(client: Any, run_id: str) -> tuple[tuple[tuple[str, str], ...], tu
             *(version.tags[tag] for tag in (EVALUATION_TAG, BASE_EVALUATION_TAG) if tag in version.tags),
         ]
     return tuple(free), tuple(kept), tuple(places)
-
-
-def _aliases(client: Any, model: str, version: Any) -> list[str]:
-    found = client.get_registered_model(model).aliases
-    return sorted(alias for alias, number in found.items() if str(number) == str(version))
 
 
 def _mlflow_runs(client: Any, run_id: str) -> tuple[tuple[str, str], ...]:
@@ -174,7 +170,7 @@ def _remove_stored(held: Held) -> None:
         client = _client()
         for model, version in held.versions:
             with sole_change(client, model, f"removing version {version}"):
-                if _aliases(client, model, version):
+                if aliases_of(client, model, version):
                     raise InputError(f"{model} version {version} was given an alias meanwhile; look again")
                 client.delete_model_version(model, version)
         for run in held.mlflow_runs:

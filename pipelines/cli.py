@@ -101,7 +101,7 @@ def run(
     `--run-id X` by itself continues a stopped run with the settings it had; its finished stages are not redone.
     """
     from components.settings import read_assignment
-    from pipelines.local import RUNS, Request, run_here
+    from pipelines.local import RUNS, Request, run_here, this_command
 
     parameters = {
         "data_refine.data": _local_path(data),
@@ -119,7 +119,7 @@ def run(
     except BaseException as error:
         begun = _exists(RUNS / run_id / "run.json")
         if begun and isinstance(error, KeyboardInterrupt | CallforgeError):
-            console.print(f"`callforge run --run-id {run_id}` goes on where it stopped")
+            console.print(f"`{this_command()} run --run-id {run_id}` goes on where it stopped")
         if isinstance(error, KeyboardInterrupt):
             raise SystemExit(INTERRUPTED) from None
         raise

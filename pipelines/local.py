@@ -34,8 +34,8 @@ from components.stages.local_run import RUN_FOLDER, STOP, sole_run
 from pipelines.console import Console
 from pipelines.embedded import embedded_services
 from pipelines.local_pipeline import KFP_ROOT, PIPELINE, REQUEST
-from pipelines.mlflow_server import PASSWORD, USER
 from pipelines.profiles import Profile, find_profile
+from pipelines.run_page import INDEX, write_run_page
 from pipelines.seaweedfs import ARTIFACT_ROOT
 from pipelines.terminal import Terminal
 
@@ -85,7 +85,10 @@ def run_here(request: Request, console: Console) -> Path:
                 settings = resolve_settings(settings.model_dump(mode="json"), {"run.artifact_root": ARTIFACT_ROOT})
             values = settings.model_dump(mode="json")
             write_json(folder / REQUEST, {"profile": profile.name, "settings": values})
-            _run_pipeline(folder, _step_environment(folder, environment), console)
+            try:
+                _run_pipeline(folder, _step_environment(folder, environment), console)
+            finally:
+                write_run_page(folder, profile.name)
             _show_result(folder, settings, {**os.environ, **environment}, console)
     return folder
 
@@ -253,8 +256,11 @@ def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str
     for row in rows:
         table.add_row(*row)
     console.print(table, soft_wrap=False)
-    for name, text in _places(folder, settings, environment):
-        console.print(f"{name:<11} {text}")
+    with _environment(environment):
+        for name, text in _places(folder, settings):
+            console.print(f"{name:<11} {text}")
+    if environment.get(URI) != os.environ.get(URI):
+        console.print(f"look at it  {this_command()} ui (starts this MLflow and S3 again, and prints the login)")
 
 
 def _last(section: str) -> str:
@@ -262,38 +268,62 @@ def _last(section: str) -> str:
     return [stage.name for stage in STAGES if stage.section == section][-1]
 
 
-def _places(folder: Path, settings: Settings, environment: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Where the results are, by what they are."""
+def _places(folder: Path, settings: Settings) -> Iterator[tuple[str, str]]:
+    """Where the results are, by what they are; the environment leads to S3 and MLflow."""
     registration = json.loads((folder / _last("model_registration") / "registration.json").read_text("utf-8"))
     if registration["version"]:
-        yield (
-            "registered",
-            f"{registration['model_name']} version {registration['version']}, alias {registration['alias']}",
-        )
+        name, version = registration["model_name"], registration["version"]
+        yield "registered", f"{name} version {version}{_aliases_now(name, version)}"
     yield "weights", registration["source"]
     if settings.run.artifact_root:
         yield "artifacts", f"{settings.run.artifact_root}/{settings.run.run_id}/"
-    if environment.get(URI):
-        yield "MLflow", _mlflow_page(environment, settings.run)
-    yield "reports", f"{shown(folder / _last('bfcl_eval') / 'report.html')}, and one beside every other stage"
-    if environment.get(URI) != os.environ.get(URI):
-        yield "look at it", "callforge ui (starts this MLflow and S3 again, and prints the login, until Ctrl-C)"
+    if os.environ.get(URI):
+        yield "MLflow", _mlflow_page(settings.run)
+    yield "reports", f"{shown(folder / INDEX)}"
+    yield "ask it", f'{this_command()} ask {folder.name} "..." --tools tools.json'
 
 
-def _mlflow_page(environment: Mapping[str, str], run: RunSettings) -> str:
+def _aliases_now(model: str, version: int) -> str:
+    """What the version is called by now, e.g. `, alias champion`; "" where the registry cannot be asked."""
+    from components.model_registration.registry import aliases_of, registry_client, registry_faults
+
+    try:
+        with registry_faults(model):
+            found = aliases_of(registry_client(), model, version)
+    except CallforgeError:
+        return ""
+    return f", alias {' and '.join(found)}" if found else ""
+
+
+def _mlflow_page(run: RunSettings) -> str:
     """Address of the run's page, of its curves; the server's where it cannot be asked any more."""
     from components.services.mlflow_server import find_run, page, server_name
 
-    before = dict(os.environ)
-    os.environ.update({name: environment[name] for name in (URI, USER, PASSWORD) if name in environment})
     try:
         experiment_id, run_id = find_run(run)
         return page(f"experiments/{experiment_id}/runs/{run_id}/model-metrics")
     except CallforgeError:
-        return server_name(environment[URI])
+        return server_name()
+
+
+@contextmanager
+def _environment(added: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(added)
+    try:
+        yield
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def this_command() -> str:
+    """What the user types for `callforge`: that, where it is the one on the PATH, else its path."""
+    ours = Path(sys.executable).with_name("callforge")
+    found = shutil.which("callforge")
+    if not ours.exists() or (found and os.path.realpath(found) == os.path.realpath(ours)):
+        return "callforge"
+    return shown(ours)
 
 
 @contextmanager

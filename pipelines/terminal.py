@@ -31,7 +31,8 @@ from pipelines.console import Console
 
 STAGE_WIDTH = max(map(len, NAMES)) + 1
 LINE_SECONDS = 10.0
-SHOWN_METRICS = ("reward", "loss")  # beside the stage's name while it works
+SHOWN_METRICS = ("reward", "loss")  # beside the bar of the steps
+LOOKS_A_SECOND = 2  # a terminal may be far away
 
 
 class Terminal:
@@ -44,13 +45,15 @@ class Terminal:
         self._progress = _Tail(progress)
         self._started = 0.0
         self._bars: dict[tuple[str, int], Any] = {}
+        self._states: dict[tuple[str, int], BarEvent] = {}  # the last of each bar that is open
+        self._metrics = ""
         self._shown: dict[tuple[str, int], float] = {}  # when each bar last had a line
         self._warned: set[tuple[str, str]] = set()
         self._ended = threading.Event()
         self._view = Progress(
-            SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(),
+            SpinnerColumn(), TextColumn("{task.description}", markup=False), _Bar(),
             TextColumn("{task.fields[numbers]}", markup=False), TimeElapsedColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
+            console=console, transient=True, disable=not console.is_terminal, refresh_per_second=LOOKS_A_SECOND,
         )  # fmt: skip
         self._stage_bar: Any = None
         self._thread = threading.Thread(target=self._follow, name="terminal", daemon=True)
@@ -74,6 +77,8 @@ class Terminal:
         for line in self._progress.lines():
             if (event := read_event(line)) is not None:
                 self._draw(event)
+        for key, task in self._bars.items():
+            self._view.update(task, numbers=self._numbers(self._states[key]))
 
     def _draw(self, event: Event) -> None:
         if isinstance(event, StageEvent):
@@ -121,24 +126,37 @@ class Terminal:
                 return
             if key not in self._bars:
                 self._bars[key] = self._view.add_task(f"  {one_line(bar.label)}", total=bar.total, numbers="")
-            self._view.update(self._bars[key], completed=bar.done, total=bar.total, numbers=one_line(numbers_of(bar)))
+            self._states[key] = bar
+            self._view.update(self._bars[key], completed=bar.done, total=bar.total)
         elif bar.finished or time.monotonic() - self._shown.get(key, 0.0) > LINE_SECONDS:
             self._shown[key] = time.monotonic()
             self._print(bar.stage, line_of(bar))
 
     def _draw_metrics(self, event: MetricEvent) -> None:
         numbers = [f"{name} {event.values[name]:.3g}" for name in SHOWN_METRICS if name in event.values]
-        if self._stage_bar is not None and numbers:
-            self._view.update(self._stage_bar, numbers=f"step {event.step}: {', '.join(numbers)}")
+        self._metrics = ", ".join(numbers) or self._metrics
+
+    def _numbers(self, bar: BarEvent) -> str:
+        """The bar's numbers by now: its event may be old, since there is one for each change only."""
+        left = None if bar.remaining_s is None else bar.remaining_s - (time.time() - bar.time)
+        text = numbers_of(bar.model_copy(update={"remaining_s": left if left and left > 0 else None}))
+        return one_line(", ".join(filter(None, (text, self._metrics if bar.unit == "steps" else ""))))
 
     def _remove_bars(self) -> None:
         for task in [*self._bars.values(), *([] if self._stage_bar is None else [self._stage_bar])]:
             self._view.remove_task(task)
         self._bars.clear()
-        self._stage_bar = None
+        self._stage_bar, self._metrics = None, ""
 
     def _print(self, stage: str, text: str, style: str = "") -> None:
         self.console.print(Text(f"{one_line(stage):<{STAGE_WIDTH}}", "dim").append(one_line(text), style or "not dim"))
+
+
+class _Bar(BarColumn):
+    """A bar where it is known how much there is; one that only moves would be most of what a terminal is sent."""
+
+    def render(self, task: Any) -> Any:
+        return Text() if task.total is None else super().render(task)
 
 
 class _Tail:
@@ -160,5 +178,7 @@ class _Tail:
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s"

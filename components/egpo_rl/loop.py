@@ -103,7 +103,7 @@ class Training:
                 self.held_out_before = self._held_out(BEFORE, 0)
                 self._save()
             steps = range(self.place.step, self.config.steps)
-            for step in track(steps, self.outputs.stage.name, "steps", total=self.config.steps, done=self.place.step):
+            for step in track(steps, "EGPO", "steps", total=self.config.steps, done=self.place.step):
                 self._step(step)
             after = self._held_out(AFTER, self.config.steps)
         except StoppedError:

@@ -132,7 +132,7 @@ def step_line(step: int, steps: int, metrics: Mapping[str, float]) -> str:
     if "kl" in metrics:
         parts.append(f"kl {metrics['kl']:.2g}")
     if "length" in metrics:
-        parts.append(f"{metrics['length']:.0f} tokens")
+        parts.append(f"{metrics['length']:.0f} tokens a rollout")
     parts.append(
         f"{metrics['seconds']:.1f} s (sample {metrics['seconds_sample']:.1f}, "
         f"update {metrics['seconds_reference'] + metrics['seconds_update']:.1f})"
@@ -182,9 +182,10 @@ class Explainer:
             text = f"the format is not met ({worst} in {failures[worst]:.0%}); warm the model up first"
             return "format", text, example
         if metrics["solved"] == 0:
-            return "unsolved", f"no rollout is right (most often {worst}, {failures[worst]:.0%})", example
+            return "unsolved", f"no rollout is right ({failures[worst]:.0%} of them: {worst})", example
         right, wrong = metrics["dead_all_right"], metrics["dead_others"]
-        text = f"{right:.0%} of the groups are all right, {wrong:.0%} all wrong (most often {worst}); try more rollouts"
+        shares = f"{right:.0%} of the groups are all right, {wrong:.0%} all wrong (most rollouts: {worst})"
+        text = f"{shares}; try more rollouts"
         return "mixed", text, example
 
 

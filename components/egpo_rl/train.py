@@ -107,8 +107,8 @@ def _run(
     order = PromptOrder(records, loaded.tokenizer, limit, config.held_out, config.seed, config.rollout.retire_solved)
     if world.leads:
         say(
-            f"{len(order.training)} prompts to train on, {len(order.held_out)} held out; prompts over {limit} tokens "
-            f"are left out ({why})"
+            f"{len(order.training):,} records to train on and {len(order.held_out):,} held out to watch; those with a "
+            f"prompt over {limit:,} tokens are passed over when their turn comes ({why})"
         )
         if order.refused:
             warn(f"{len(order.refused)} prompts set aside: the chat template refuses the order of their roles")

@@ -27,6 +27,7 @@ from components.errors import InputError
 from components.files import expand_home, read_json, sha256_of_file, sha256_of_json, write_json
 from components.language_models.model_card import ModelCard, has_card, read_card
 from components.language_models.weight_files import check_sizes, loaded_files, tensor_shapes
+from components.services.events import say
 from components.services.progress import track
 from components.services.storage import download_folder, is_remote
 
@@ -281,7 +282,8 @@ def _convert_gguf(file: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with track(2, f"convert {file.name}", "parts") as bar, without_bars():
+    say(f"converting {file.name} to safetensors, for the first use only; kept in {cache_folder() / 'models'}")
+    with track(1, f"convert {file.name}", "models") as bar, without_bars():
         model = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
@@ -291,7 +293,6 @@ def _convert_gguf(file: Path, folder: Path) -> None:
             quantization_config=GgufConfig(dequantize=True),  # without it save_pretrained refuses
         )
         model.save_pretrained(folder)
-        bar.advance()
         tokenizer = AutoTokenizer.from_pretrained(
             file.parent, gguf_file=file.name, trust_remote_code=False, local_files_only=True
         )

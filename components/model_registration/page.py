@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.services.report import Block, Table, Text, write_report
+from components.services.report import Block, Link, Links, Table, Text, write_report
 
 _SCORES = "bfcl."  # tags that begin so are the evaluation's
 _HEADLINES = (("bfcl.mean_calls", "BFCL calls right"), ("bfcl.mean_irrelevance", "no call where none fits"))
@@ -22,7 +22,8 @@ def write_page(path: Path, registration: Mapping[str, Any]) -> None:
     )
     places: list[Block] = [Text("Weights", weights)]
     if registration["version"] is not None:
-        places.append(Text("In MLflow", f"{registration['page']}\n\nThe run: {registration['run_page']}"))
+        pages = Link(registration["page"], "The version"), Link(registration["run_page"], "The run and its curves")
+        places.append(Links("In MLflow", pages))
     blocks: list[Block] = [
         *places,
         Table("Evaluation", ["figure", "value"], [item for item in tags.items() if item[0].startswith(_SCORES)]),
@@ -42,7 +43,9 @@ def write_page(path: Path, registration: Mapping[str, Any]) -> None:
 def _what(registration: Mapping[str, Any]) -> str:
     if registration["version"] is None:
         return "The weights were merged and not registered, because no MLflow server was named (MLFLOW_TRACKING_URI)"
-    return f"Version {registration['version']} of {registration['model_name']} has the alias {registration['alias']}"
+    return (
+        f"Version {registration['version']} of {registration['model_name']} was registered as {registration['alias']}"
+    )
 
 
 def _scores(tags: Mapping[str, str]) -> str:

@@ -64,6 +64,12 @@ def holder(client: Any, model: str, alias: str) -> str | None:
         raise
 
 
+def aliases_of(client: Any, model: str, version: int | str) -> list[str]:
+    """The aliases that a version has."""
+    found = client.get_registered_model(model).aliases
+    return sorted(alias for alias, number in found.items() if str(number) == str(version))
+
+
 @contextmanager
 def registry_faults(model: str) -> Iterator[None]:
     """What the registry raises about `model`, as errors of ours."""

@@ -188,21 +188,25 @@ class _BarView:
 
 def line_of(state: BarEvent) -> str:
     """`label 120/400 records (30 %), 12.3 records/s, 0:23 left`."""
-    return f"{state.label} {numbers_of(state)}"
+    return f"{state.label} {numbers_of(state)}".rstrip()
 
 
 def numbers_of(state: BarEvent) -> str:
-    """`120/400 records (30 %), 12.3 records/s, 0:23 left`."""
+    """`120/400 records (30 %), 12.3 records/s, 0:23 left`; what is not known yet is left out."""
     scale, unit = (1e6, "MB") if state.unit == "bytes" else (1, state.unit)
     done = _number(state.done / scale)
     if state.total:
         done += f"/{_number(state.total / scale)} {unit} ({min(100 * state.done / state.total, 100):.0f} %)"
     else:
         done += f" {unit}"
-    text = f"{done}, {_number(state.rate / scale)} {unit}/s"
+    parts = [] if state.total == 1 else [done]  # of one thing there is nothing to count
+    if state.rate and parts:
+        parts.append(f"{_number(state.rate / scale)} {unit}/s")
     if state.finished:
-        return f"{text}, took {_clock(state.elapsed_s)}"
-    return text + (f", {_clock(state.remaining_s)} left" if state.remaining_s is not None else "")
+        parts.append(f"took {_clock(state.elapsed_s)}")
+    elif state.remaining_s is not None:
+        parts.append(f"{_clock(state.remaining_s)} left")
+    return ", ".join(parts)
 
 
 def _number(value: float) -> str:

@@ -2,8 +2,8 @@
 iframe.
 
 A page opens with a sentence that says what happened; stages hand over the blocks below it. Everything is escaped (model
-output is hostile), charts are inline SVG, and there are no scripts and no links to elsewhere. Equal content gives equal
-bytes.
+output is hostile), charts are inline SVG, there are no scripts, and only Links lead anywhere. Equal content gives
+equal bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from components.services.charts import colours, draw_bar, draw_lines
 MISSING = "-"
 LONGEST_TEXT = 20_000  # characters of a text that can be opened: a record may be a megabyte
 TEMPLATE = Path(__file__).with_name("report_page.html")
+_HEADING = re.compile(r'<h1>(?P<title>.*?)</h1>\s*<p class="sentence">(?P<sentence>.*?)</p>', re.DOTALL)
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
@@ -100,7 +102,25 @@ class Details:
     note: str = ""
 
 
-Block = Text | Table | SmallMultiples | Bars | Details
+@dataclass(frozen=True)
+class Link:
+    """Where to go on: an address of ours (never one out of data), what it is called, and a sentence about it."""
+
+    address: str
+    name: str
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Links:
+    """A list of other pages."""
+
+    title: str
+    items: Sequence[Link]
+    note: str = ""
+
+
+Block = Text | Table | SmallMultiples | Bars | Details | Links
 
 
 def write_report(path: Path, title: str, sentence: str, blocks: Sequence[Block]) -> None:
@@ -118,6 +138,12 @@ def write_report(path: Path, title: str, sentence: str, blocks: Sequence[Block])
     page = template.render(title=title, sentence=sentence, blocks=[_prepare(block) for block in blocks])
     with atomic_write(path) as file:
         file.write(_UNPRINTABLE.sub("\ufffd", page))
+
+
+def read_heading(path: Path) -> tuple[str, str]:
+    """Title and sentence of a page that write_report wrote; both "" where it is none."""
+    found = _HEADING.search(path.read_text("utf-8", errors="replace"))
+    return (unescape(found["title"]), unescape(found["sentence"])) if found else ("", "")
 
 
 def show(value: Any) -> str:
@@ -143,6 +169,8 @@ def _prepare(block: Block) -> dict[str, Any]:
         rows = [[show(cell) for cell in row] for row in block.rows]
         right = [all(_is_number(row[i]) for row in rows if i < len(row)) for i in range(len(block.columns))]
         view |= {"columns": list(zip(block.columns, right, strict=True)), "rows": rows, "right": right}
+    elif isinstance(block, Links):
+        view["items"] = block.items
     elif isinstance(block, Details):
         groups: dict[str, list[Detail]] = {}
         for detail in block.items:

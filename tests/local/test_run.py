@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -46,8 +47,16 @@ def test_the_terminal_tells_stages_scores_and_places(finished):
     for words in ("Evaluation, run calm", "held-out records: calls", "simple_python", "EGPO"):
         assert words in text
     assert "callforge-tiny version 1, alias candidate" in text
+    assert "calm/index.html" in text and "ask calm" in text
     assert "/#/experiments/" in text and str(folder.name) in text
     assert "Executing task" not in text, "KFP's own chatter belongs into kfp.log"
+
+
+def test_the_page_of_the_run_leads_to_all_pages(finished):
+    folder, _ = finished
+    found = re.findall('href="(.+?)"', (folder / "index.html").read_text())
+    assert sorted(found) == sorted(path.relative_to(folder).as_posix() for path in folder.glob("*_*/**/report.html"))
+    assert {f"{stage}/report.html" for stage in NAMES[1:]} <= set(found)
 
 
 def test_s3_and_mlflow_hold_the_results(finished, services, monkeypatch):

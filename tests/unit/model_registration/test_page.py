@@ -32,10 +32,8 @@ def page(folder: Path, registration: dict[str, Any]) -> str:
 
 def test_a_version_is_shown_with_its_figures_and_places(tmp_path):
     html = page(tmp_path, REGISTERED)
-    assert (
-        "Version 3 of caller has the alias candidate, 2.5 MB; BFCL calls right 25.0 %, no call where none fits 83.3 %."
-    ) in html
-    assert all(text in html for text in ("http://mlflow/#/models/caller/versions/3", "/runs/1/model", "cd" * 32))
+    assert "Version 3 of caller was registered as candidate, 2.5 MB; BFCL calls right 25.0 %, no call where" in html
+    assert all(text in html for text in ("/runs/1/model", "cd" * 32, 'href="http://mlflow/#/models/caller/versions/3"'))
     assert "mean_calls" not in html.partition("<h2>Where it comes from</h2>")[2].partition("</table>")[0]
 
 

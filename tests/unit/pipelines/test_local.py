@@ -18,7 +18,7 @@ from components.services.events import PROGRESS_FILE, read_event
 from components.settings import Settings, resolve_settings
 from components.stages.local_run import RUN_FOLDER
 from pipelines.console import Console
-from pipelines.local import RUNS, Request, changes, failure, run_here
+from pipelines.local import RUNS, Request, changes, failure, run_here, this_command
 
 ROOT = Path(__file__).parents[3]
 RUN_ID = "broken"
@@ -181,3 +181,15 @@ def test_what_fails_in_kfp_itself_is_told(folder: Path) -> None:
     assert done.returncode == 1 and "Traceback" in done.stdout
     events = [read_event(line) for line in progress.read_bytes().splitlines()]
     assert events[-1].event == "failed" and events[-1].stage == "pipeline" and "IndexError" in events[-1].text
+
+
+def test_commands_are_named_as_they_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, other = tmp_path / "env" / "callforge", tmp_path / "other" / "callforge"
+    for path in (ours, other):
+        path.parent.mkdir()
+        path.write_text("#!/bin/sh\n")
+        path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(ours.with_name("python")))
+    for found, typed in ((ours, "callforge"), (other, "env/callforge"), (tmp_path / "none", "env/callforge")):
+        monkeypatch.setenv("PATH", str(found.parent))
+        assert this_command() == typed

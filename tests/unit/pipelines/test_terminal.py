@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,23 @@ def test_a_run_is_told_stage_by_stage(file: Path) -> None:
     ]
     assert re.fullmatch(r"egpo_rl            done in \d\.\d s", lines[5])
     assert lines[6:] == ["bfcl_eval          ...", "bfcl_eval          failed"]
+
+
+def test_a_stage_of_a_minute_is_not_said_to_last_sixty_seconds(file: Path) -> None:
+    for event, when in (("started", 0.0), ("done", 119.96)):
+        write(StageEvent(event=event, stage="egpo_rl", time=when))
+    assert drawn(file).splitlines()[-1] == "egpo_rl            done in 2 min 0 s"
+
+
+@pytest.mark.parametrize(("age", "left"), [(0, "0:5"), (30, "0:2"), (90, None)])
+def test_the_bar_of_a_long_step_counts_down_and_names_the_loss(file: Path, age: float, left: str | None) -> None:
+    announce("sft_warmup", "started")
+    bar = {"label": "warm-up", "unit": "steps", "total": 60, "rate": 0.1, "remaining_s": 59.0, "elapsed_s": 9.0}
+    write(BarEvent(stage="sft_warmup", done=1, finished=False, time=time.time() - age, **bar))
+    write(MetricEvent(step=1, values={"loss": 0.625}))
+    shown = OWN_CODES.sub("", drawn(file, terminal=True))
+    assert "1/60 steps (2 %), 0.1 steps/s" in shown and "loss 0.625" in shown
+    assert left in shown if left else " left" not in shown
 
 
 def test_why_a_stage_failed_is_known_afterwards(file: Path) -> None:

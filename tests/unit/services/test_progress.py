@@ -51,6 +51,8 @@ def test_what_is_over_soon_is_not_shown(capsys: Any, monkeypatch: pytest.MonkeyP
 def test_lines_carry_share_rate_and_remaining_time() -> None:
     assert line_of(_state()) == "refine 50/200 records (25 %), 10 records/s, 0:15 left"
     assert line_of(_state(total=None, remaining_s=None)) == "refine 50 records, 10 records/s"
+    assert line_of(_state(done=0, rate=0.0, remaining_s=None)) == "refine 0/200 records (0 %)"
+    assert line_of(_state(done=0, total=1, unit="models", rate=0.0, remaining_s=None)) == "refine"
     assert line_of(_state(remaining_s=3725.0)).endswith("1:02:05 left")
     assert line_of(_state(finished=True, elapsed_s=61.0)).endswith("took 1:01")
     done = _state(done=15_000_000, total=30_000_000, unit="bytes", rate=2.5e6)

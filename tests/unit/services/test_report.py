@@ -13,9 +13,12 @@ from components.services.report import (
     Detail,
     Details,
     Lines,
+    Link,
+    Links,
     SmallMultiples,
     Table,
     Text,
+    read_heading,
     show,
     write_report,
 )
@@ -56,6 +59,7 @@ def test_hostile_text_is_shown_and_not_live(tmp_path):
         Table(HOSTILE, [HOSTILE], [[HOSTILE]], note=HOSTILE),
         SmallMultiples(HOSTILE, HOSTILE, [lines], note=HOSTILE),
         Bars(HOSTILE, HOSTILE, {HOSTILE: {HOSTILE: 1.0, "other": 2.0}}, note=HOSTILE),
+        Links(HOSTILE, [Link("a.html", HOSTILE, HOSTILE)], note=HOSTILE),
         Details(HOSTILE, [Detail(HOSTILE, {HOSTILE: HOSTILE}, {HOSTILE: HOSTILE}, HOSTILE)], note=HOSTILE),
     ]
     path = tmp_path / "report.html"
@@ -67,6 +71,7 @@ def test_hostile_text_is_shown_and_not_live(tmp_path):
     assert not [key for _, attributes in parsed.tags for key in attributes if key.startswith("on")]
     assert parsed.text.count('<script>alert("x")</script>') >= 20
     assert "{{ 7*7 }} \ufffd" in parsed.text
+    assert read_heading(path) == (HOSTILE.replace("\x07", "\ufffd"),) * 2
 
 
 def test_text_that_utf8_cannot_hold_is_replaced(tmp_path):
