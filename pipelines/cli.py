@@ -31,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
 )
 INTERRUPTED = 130
+SHOWN_RUNS = 5  # reports that `callforge ui` names: the latest
 
 
 class Alias(enum.StrEnum):
@@ -407,18 +408,24 @@ def doctor() -> None:
 @app.command()
 def ui() -> None:
     """Keep the embedded MLflow and S3 running, to look at earlier runs; Ctrl-C ends."""
-    from components.services.mlflow_server import server_name
+    from components.services.mlflow_server import page
+    from components.services.s3 import endpoint
     from pipelines.embedded import embedded_services
-    from pipelines.local import SERVICES
+    from pipelines.local import RUNS, SERVICES, shown
     from pipelines.mlflow_server import PASSWORD, USER
+    from pipelines.run_page import INDEX
+    from pipelines.seaweedfs import BUCKET, IDENTITIES
 
     with embedded_services(SERVICES) as environment:
         if not environment:
             raise InputError("ui: MLFLOW_TRACKING_URI and AWS_ENDPOINT_URL_S3 are set: open those")
-        address = server_name(environment.get("MLFLOW_TRACKING_URI", os.environ.get("MLFLOW_TRACKING_URI", "")))
-        console.print(f"MLflow  {address}")
+        os.environ.update(environment)
+        console.print(f"MLflow   {page('experiments')}")
         if PASSWORD in environment:
-            console.print(f"log in as {environment[USER]} with the password {environment[PASSWORD]}")
+            console.print(f"         log in as {environment[USER]} with the password {environment[PASSWORD]}")
+        console.print(f"S3       {endpoint()}, s3://{BUCKET}/; the keys are in {shown(SERVICES / IDENTITIES)}")
+        for index in sorted(RUNS.glob(f"*/{INDEX}"), key=lambda path: path.stat().st_mtime)[-SHOWN_RUNS:]:
+            console.print(f"report   {shown(index)}")
         console.print("Ctrl-C ends")
         try:
             while True:

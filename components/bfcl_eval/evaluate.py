@@ -80,6 +80,8 @@ def run(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outputs) 
     pages.write_comparison(outputs.folder / "report.html", compared)
     for benchmark, answered in compared:
         outputs.log_table(pages.tracked_table(answered), f"{benchmark.folder or 'bfcl'}_scores")
+        for number, one in enumerate(answered.values()):  # base, warm-up, EGPO: a curve over the stages
+            outputs.log_point(number, flat_metrics(one.evaluation.scores))
     return {
         f"{name}.{metric}": value
         for _, answered in compared
@@ -103,7 +105,9 @@ def run_one(config: BfclEvalSettings, inputs: Mapping[str, Path], outputs: Outpu
     answered = evaluate_model(
         subject, partial(models.open, subject), benchmark, config, outputs.folder, outputs.checkpoints
     )
-    return flat_metrics(answered.evaluation.scores)
+    metrics = flat_metrics(answered.evaluation.scores)
+    outputs.log_point(0, metrics)
+    return metrics
 
 
 def evaluate_model(

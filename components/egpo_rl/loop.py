@@ -218,8 +218,9 @@ class Training:
         facts = self.world.gather([GroupFacts.of(group) for group in groups])
         prompts = [HeldOut(fact.index, fact.calls_wanted, fact.solved_share) for fact in facts]
         if self.world.leads:
-            reward = held_out_metrics(prompts)["held_out_reward"]
-            say(f"{when} training: reward {reward:.3f} ({len(prompts)} prompts)")
+            metrics = held_out_metrics(prompts)
+            say(f"{when} training: reward {metrics['held_out_reward']:.3f} ({len(prompts)} prompts)")
+            self.outputs.log_point(step, metrics)
             self._append_samples([_sample_row(step, when, group, 0) for group in groups])
         return prompts
 

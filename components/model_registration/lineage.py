@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from components.evaluations.schema import Scores, flat_metrics
 from components.language_models.model_card import ModelCard
+
+HEADLINES = (("bfcl.mean_calls", "BFCL calls right"), ("bfcl.mean_irrelevance", "no call where none fits"))
+REGISTERED = (
+    "callforge.run_id", "callforge.stage", "callforge.commit", "callforge.base_model", "callforge.prompt_version",
+    "callforge.dtype", "callforge.manifest_sha256", "callforge.evaluation", "callforge.base_evaluation",
+    "bfcl.questions",
+)  # fmt: skip
 
 
 def lineage_tags(card: ModelCard, run_id: str, scores: Scores | None) -> dict[str, str]:
@@ -31,6 +39,21 @@ def lineage_tags(card: ModelCard, run_id: str, scores: Scores | None) -> dict[st
     tags |= {f"callforge.parent.{name}": digest for name, digest in sorted(card.parents.items())}
     tags |= {f"callforge.library.{name}": text for name, text in sorted(card.library_versions.items())}
     return tags | (score_tags(scores) if scores else {})
+
+
+def registered_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Of the tags those that are registered: what callforge and people look for. The rest is in the model's card
+    (callforge.json), in its scores.json, and in registration.json.
+    """
+    return {name: text for name, text in tags.items() if name in REGISTERED or name.startswith(("kfp.", "bfcl.mean_"))}
+
+
+def description(tags: Mapping[str, str]) -> str:
+    """A version in words, as Markdown."""
+    text = f"{tags['callforge.stage']} of run {tags['callforge.run_id']} on {tags['callforge.base_model']}"
+    figures = [f"{what} {100 * float(tags[tag]):.1f} %" for tag, what in HEADLINES if tag in tags]
+    scored = f"{', '.join(figures)} ({tags['bfcl.questions']} questions)" if figures else "not evaluated"
+    return f"{text}. {scored[0].upper()}{scored[1:]}. Weights, tokenizer and callforge.json are below the source path."
 
 
 def score_tags(scores: Scores) -> dict[str, str]:

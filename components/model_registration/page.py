@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.model_registration.lineage import HEADLINES
 from components.services.report import Block, Link, Links, Table, Text, write_report
 
 _SCORES = "bfcl."  # tags that begin so are the evaluation's
-_HEADLINES = (("bfcl.mean_calls", "BFCL calls right"), ("bfcl.mean_irrelevance", "no call where none fits"))
 
 
 def write_page(path: Path, registration: Mapping[str, Any]) -> None:
@@ -49,5 +49,5 @@ def _what(registration: Mapping[str, Any]) -> str:
 
 
 def _scores(tags: Mapping[str, str]) -> str:
-    found = [f"{what} {100 * float(tags[tag]):.1f} %" for tag, what in _HEADLINES if tag in tags]
+    found = [f"{what} {100 * float(tags[tag]):.1f} %" for tag, what in HEADLINES if tag in tags]
     return ", ".join(found) or "it was not evaluated"

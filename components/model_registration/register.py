@@ -27,7 +27,7 @@ from components.model_registration.evidence import (
     find_evaluation,
     publish_evaluation,
 )
-from components.model_registration.lineage import kfp_tags, lineage_tags
+from components.model_registration.lineage import description, kfp_tags, lineage_tags, registered_tags
 from components.model_registration.mlflow_model import MLMODEL, write_mlflow_files
 from components.model_registration.page import write_page
 from components.services.events import say, warn
@@ -93,7 +93,8 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     if client:
         with _registry_faults(uri):
             tags |= kfp_tags(client, outputs.tracker.run_id)
-            version = register(client, config, uri, tags, outputs.tracker.run_id)
+            words = description(tags)
+            version = register(client, config, uri, registered_tags(tags), words, outputs.tracker.run_id)
         registration |= {
             "version": version,
             "alias": config.alias,
@@ -113,7 +114,12 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
 
 
 def register(
-    client: Any, config: ModelRegistrationSettings, source: str, tags: Mapping[str, str], mlflow_run: str
+    client: Any,
+    config: ModelRegistrationSettings,
+    source: str,
+    tags: Mapping[str, str],
+    words: str,
+    mlflow_run: str,
 ) -> int:
     """Make a version of `config.model_name`, or find the one this run made of the same weights; set the alias."""
     _ensure_model(client, config.model_name)
@@ -122,7 +128,7 @@ def register(
     found = min(same, key=lambda item: int(item.version), default=None)
     if found is None:
         found = client.create_model_version(
-            config.model_name, source, run_id=mlflow_run or None, tags=dict(tags), await_creation_for=0
+            config.model_name, source, mlflow_run or None, dict(tags), description=words, await_creation_for=0
         )
     else:  # a killed run that goes on; the evaluation may have been repeated since
         for name, value in tags.items():

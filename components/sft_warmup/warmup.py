@@ -84,7 +84,10 @@ def run(config: SftWarmupSettings, inputs: Mapping[str, Path], outputs: Outputs)
     curves = _curves(outputs.folder / METRICS)
     if curves:
         metrics |= {name: curves[-1][name] for name in ("loss", "loss_think", "loss_result")}
-        metrics |= _held_out_losses(model, examples.held_out, config, padding)
+        if held_out := _held_out_losses(model, examples.held_out, config, padding):
+            outputs.log_point(0, {"held_out_loss": held_out["held_out_loss_before"]})
+            outputs.log_point(config.steps, {"held_out_loss": held_out["held_out_loss"]})
+            metrics |= held_out
     write_training_report(outputs.folder / "report.html", config, examples.left_out, metrics, curves)
     return metrics
 

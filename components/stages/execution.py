@@ -140,7 +140,8 @@ def _lead(
         outputs = Outputs(folder, tracker, run, stage, digests)
         metrics = dict(stage.function(config, inputs, outputs))
         processes.wait()  # all have ended their part
-        tracker.log_metrics({f"{stage.name}/final/{name}": value for name, value in metrics.items()}, None)
+        # A table: as metrics, each of them would be a chart of one bar beside the curves.
+        outputs.log_table([{"metric": name, "value": value} for name, value in metrics.items()], "final")
         for page in sorted(folder.glob("*.html")):
             tracker.log_artifact(page, stage.name)
         # The manifest takes its name when everything it names is there, in this folder and in S3.

@@ -38,6 +38,10 @@ class Outputs:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         metric(step, metrics)
 
+    def log_point(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Send numbers that few steps have to MLflow, as points of the curves `<stage>/<name>`."""
+        self.tracker.log_metrics({f"{self.stage.name}/{name}": value for name, value in metrics.items()}, step)
+
     def log_table(self, rows: Sequence[Mapping[str, Any]], name: str) -> None:
         """Send a table to MLflow, as `<stage>/<name>`."""
         self.tracker.log_table(rows, f"{self.stage.name}/{name}")
