@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
@@ -23,6 +24,9 @@ SHORTEST_WINDOW = 5  # words
 SHORTEST_QUESTION = 3
 # Scripts without spaces count each character as a word.
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W_\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]+")
+_INVISIBLE = re.compile(r"[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")  # within words, as copied web pages have them
+_SENTENCE_END = re.compile(r"[.!?\n\u3002\uff01\uff1f]\s*")
+_AT_THE_END = " \t\r\n.!?\"')\u3002\uff01\uff1f"
 _ASCII_WORD = re.compile(r"[a-z0-9]+")  # the same, faster
 
 
@@ -79,7 +83,8 @@ class QuestionIndex:
     """The word windows of many questions, for looking up how much of which question is in a text.
 
     A question of eight words or more is its windows of eight. One of five to seven is a single window of its own size.
-    A shorter one ("How are you?") occurs in innocent texts as well: it counts where it is all that the last turn asks.
+    A shorter one ("How are you?") occurs in innocent texts as well: it counts where it is the last turn, or its last
+    sentence.
     One or two words ("Hi") need no protection.
     """
 
@@ -129,8 +134,11 @@ class QuestionIndex:
                 shared.update(self._grams[window])
             for window in self._known_starts.intersection(_windows(words, SHORTEST_WINDOW)):
                 shared.update(question for question in self._starts[window] if _contains(words, self._short[question]))
-            if place == len(texts) and words in self._whole:
-                shared[self._whole[words]] = 1
+            if place == len(texts):
+                asked = _words(_SENTENCE_END.split(text.rstrip(_AT_THE_END))[-1])
+                for whole in (words, tuple(map(self._words.get, asked))):
+                    if whole in self._whole:
+                        shared[self._whole[whole]] = 1
             for question, count in shared.items():
                 if count / self._sizes[question] > best:
                     best, name = count / self._sizes[question], self._names[question]
@@ -143,7 +151,9 @@ def _contains(words: Sequence[int | None], part: Sequence[int]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return (_ASCII_WORD if text.isascii() else _WORD).findall(text.lower())
+    if text.isascii():
+        return _ASCII_WORD.findall(text.lower())
+    return _WORD.findall(_INVISIBLE.sub("", unicodedata.normalize("NFKC", text)).lower())
 
 
 def _windows(numbers: Sequence[int | None], size: int) -> Iterable[int]:

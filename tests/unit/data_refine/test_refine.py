@@ -261,6 +261,10 @@ def test_a_question_of_the_benchmark_is_rejected(tmp_path: Path, category: str) 
 TRIANGLE = "Find the area of a triangle with a base of 10 units and height of 5 units."  # 17 words, 10 grams
 SAID = " ".join(f"word{number}" for number in range(200))
 OVERLAP = {
+    "in letters of full width": (["".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in TRIANGLE)], True),
+    "with invisible letters": (["\u200b".join(TRIANGLE)], True),
+    "a short one as the last sentence": (["Good evening. Who discovered electricity?"], True),
+    "a short one in the middle": (["Who discovered electricity? Never mind. I want a room in Quibdo now."], False),
     "as it stands": ([TRIANGLE], True),
     "behind much else": ([f"{SAID} {TRIANGLE} {SAID}"], True),
     "in the first turn": ([TRIANGLE, "Thank you, and now?"], True),
