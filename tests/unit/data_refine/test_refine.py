@@ -182,7 +182,7 @@ def test_a_long_number_takes_no_quadratic_time() -> None:
     start = time.process_time()
     finding = check_grounding(record_from_json(record(messages=asked(text))))
     assert finding is not None and finding.reason == "ungrounded"
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 10  # quadratic time would be minutes
 
 
 def test_a_value_from_an_earlier_turn_is_grounded(tmp_path: Path) -> None:

@@ -144,9 +144,9 @@ def test_the_reference_is_the_policy_at_the_start(policy, make_groups, trained):
     learner = Learner(model, score_groups, config, WORLD)
     start = {name: item.detach().clone() for name, item in learner.parameters.items()}
     _, sums = learner.learn(make_batch(groups, config, WORLD, *totals(groups)), 0)
-    assert sums["kl"][0] == 0
+    noise = sums["kl"][0]  # both passes compute the same; where kernels differ without gradients, up to rounding
     _, sums = learner.learn(make_batch(groups, config, WORLD, *totals(groups)), 1)
-    assert sums["kl"][0] > 0
+    assert 0 <= 1e5 * noise < sums["kl"][0]
     moved = [(item - start[name]).abs().max().item() for name, item in learner.parameters.items()]
     assert min(moved) > 0, "the reference pass put the current weights back"
 

@@ -510,7 +510,7 @@ def test_no_schema_takes_for_ever(schema: dict[str, Any], value: Any, reason: st
     tool = normalise_tool({"name": "f", "parameters": {"properties": {"a": schema}}})
     fault = check_arguments(Call("f", {"a": value}), tool)
     assert (fault and fault.partition(":")[0]) == reason
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 10  # quadratic time would be minutes
 
 
 @pytest.mark.parametrize(("type_name", "default"), [("float", "1" * 400), ("list", nested_lists(1, 900))])
