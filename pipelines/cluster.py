@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import CallforgeError, InputError, WorkError, without_login
-from components.preflight.checks import PARAMETERS
+from components.preflight.checks import named_settings
 from components.services.web import NoAnswerError, ask
 from components.settings import AUTO, read_layer, resolve_settings
 from pipelines.compiled_files import compiled_name, write_pipelines
@@ -97,9 +97,10 @@ def _arguments(package: Path, profile: str, parameters: dict[str, str], settings
         if name not in known:
             raise InputError(f"--parameter {name}: the pipeline has no such parameter; known are {', '.join(known)}")
     arguments = {name: value for name, value in parameters.items() if value != AUTO}
-    named = {PARAMETERS[name]: value for name, value in arguments.items() if name in PARAMETERS}
     given = read_layer(parameters.get("settings", "{}"), "--parameter settings")
-    resolve_settings(find_profile(profile).settings, named, given, settings)
+    resolve_settings(find_profile(profile).settings, named_settings(arguments), given, settings)
+    if "data" not in arguments:
+        raise InputError("--parameter data: say what to train on, e.g. --parameter data=s3://bucket/records.jsonl.gz")
     if settings:
         arguments["settings"] = json.dumps(given | settings, sort_keys=True)
     return arguments

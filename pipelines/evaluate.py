@@ -17,7 +17,7 @@ def evaluate(profile: Profile) -> Any:
 
     baked = json.dumps(profile.settings, sort_keys=True)
 
-    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on the BFCL benchmark.")
+    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on the BFCL benchmark, on 1 GPU.")
     def pipeline(
         model: str,
         experiment: str = "auto",
@@ -30,8 +30,9 @@ def evaluate(profile: Profile) -> Any:
         Args:
             model: Model directory in S3 (s3://bucket/prefix): a merged model, a base model, an adapter of callforge,
                 or the folder of a stage that wrote one.
-            experiment: MLflow experiment of the run; `auto` keeps the profile's.
-            artifact_root: s3://bucket/prefix for the scores and generations; `auto` keeps the profile's.
+            experiment: MLflow experiment of the run; `auto` is callforge.
+            artifact_root: s3://bucket/prefix for the scores and generations; `auto` is CALLFORGE_ARTIFACT_ROOT of the
+                ConfigMap.
             run_id: Names the run in S3 and MLflow; `auto` takes the id of the Kubeflow run.
             settings: Further settings as JSON, e.g. {"bfcl_eval.sample_per_category": 50}; docs/settings.md lists them
                 all.

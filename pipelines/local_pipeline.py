@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 from components.services.events import announce, trace
+from components.settings import AUTO
 from components.stages.local_run import join_run
 from pipelines.profiles import find_profile
 
@@ -45,7 +46,7 @@ def _run(folder: Path) -> None:
     root = str(folder / KFP_ROOT)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=root, enable_caching=False)
     pipeline = train(find_profile(request["profile"]))
-    pipeline(run_id=folder.name, settings=json.dumps(request["settings"], sort_keys=True))
+    pipeline(data=AUTO, run_id=folder.name, settings=json.dumps(request["settings"], sort_keys=True))
 
 
 if __name__ == "__main__":

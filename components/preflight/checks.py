@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -34,6 +34,7 @@ from components.settings import (
     AUTO,
     BUILT_IN_DATA,
     Settings,
+    read_assignment,
     read_layer,
     resolve_settings,
 )
@@ -46,14 +47,24 @@ PARAMETERS = {
     "data": "data_refine.data",
     "data_format": "data_refine.data_format",
     "base_model": "sft_warmup.base_model",
+    "steps": "egpo_rl.steps",
+    "learning_rate": "egpo_rl.update.learning_rate",
+    "adapter_rank": "sft_warmup.adapter.rank",
     "model_name": "model_registration.model_name",
     "experiment": "run.experiment",
     "artifact_root": "run.artifact_root",
     "run_id": "run.run_id",
 }
 """The settings that a pipeline has parameters of their own for."""
+
 RECORDS_TRIED = 100
 Check = Callable[[], None]
+
+
+def named_settings(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that run parameters give, by their dotted names; "auto" gives none."""
+    given = ((name, value) for name, value in parameters.items() if name in PARAMETERS and value != AUTO)
+    return dict(read_assignment(f"{PARAMETERS[name]}={value}") for name, value in given)
 
 
 def run(profile: str, parameters: dict[str, str], settings: str, model: str = "") -> dict[str, str]:
@@ -75,7 +86,7 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
     announce(PREFLIGHT, "started")
     folder = run_folder()
     try:
-        given = {PARAMETERS[name]: value for name, value in parameters.items() if value != AUTO}
+        given = named_settings(parameters)
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_layer(settings or "{}", "settings"))
         with library_warnings():

@@ -19,6 +19,9 @@ def preflight(
     run_id: str,
     settings: str,
     job_id: str,
+    steps: str = "auto",
+    learning_rate: str = "auto",
+    adapter_rank: str = "auto",
     model: str = "",
 ) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form only
     "Resolved",
@@ -45,6 +48,9 @@ def preflight(
         run_id: likewise; "auto" is made from job_id.
         settings: JSON of further settings, e.g. {"egpo_rl.steps": 50}.
         job_id: the pipeline job's id.
+        steps: as the pipeline's parameter of this name.
+        learning_rate: likewise.
+        adapter_rank: likewise.
         model: the model that the pipeline `evaluate` evaluates.
     """
     from components.preflight.checks import resolved_model
@@ -57,6 +63,9 @@ def preflight(
         "model_name": model_name,
         "experiment": experiment,
         "artifact_root": artifact_root,
+        "steps": steps,
+        "learning_rate": learning_rate,
+        "adapter_rank": adapter_rank,
         "run_id": run_id if run_id != "auto" else job_id,
     }
     sections = check(profile, parameters, settings, model)

@@ -140,7 +140,7 @@ def test_the_first_upload_makes_pipelines_the_second_versions(api, namespace):
 def test_pipelines_that_are_uploaded_and_submitted_name_the_images_of_the_environment(api, tmp_path):
     """Not those of the files on disk, which were compiled before: Kubeflow would reuse results of another image."""
     script = "import sys; from pipelines import cluster as c; list(c.upload_pipelines(sys.argv[1]));"
-    script += "c.submit_run(sys.argv[1], 'gpu8', {}, {}, None, None, print)"
+    script += "c.submit_run(sys.argv[1], 'gpu8', {'data': 'sample'}, {}, None, None, print)"
     named = {"CALLFORGE_REGISTRY": "registry.example.com:5000/team", "CALLFORGE_IMAGE_TAG": "0f1e2d3c"}
     subprocess.run([sys.executable, "-c", script, api.address], env=os.environ | named, check=True, timeout=120)
     names = {f"registry.example.com:5000/team/callforge-{name}:0f1e2d3c" for name in ("light", "train")}
@@ -176,6 +176,8 @@ def test_a_run_is_started_with_its_parameters_and_settings(api):
         ("gpu", {"artifact_root": "/tmp/x"}, {}, "run.artifact_root"),
         ("gpu", {"data_format": "parquet"}, {}, "data_refine.data_format"),
         ("gpu", {}, {"egpo_rl.stepz": 1}, "did you mean steps?"),
+        ("gpu", {"data": "auto"}, {}, "--parameter data: say what to train on"),
+        ("gpu", {"steps": "many"}, {}, "egpo_rl.steps"),
     ],
 )
 def test_what_preflight_would_refuse_is_refused_here(api, profile, parameters, settings, word):

@@ -72,6 +72,18 @@ def test_every_parameter_is_described_and_has_a_default_that_shows(path):
             assert parameter["defaultValue"] not in ("", False, None), f"{name}: the form shows it as missing"
 
 
+@pytest.mark.parametrize(("profile", "trained", "steps"), [("gpu", "a LoRA adapter on 1 GPU ", 200),
+                                                           ("paper", "all weights on 8 GPUs ", 410)])  # fmt: skip
+def test_the_form_says_what_is_trained_on_what_and_what_auto_stands_for(profile, trained, steps):
+    specification, _ = load(compiled_files.COMPILED / compiled_files.compiled_name("train", profile))
+    said = specification["pipelineInfo"]["description"]
+    assert trained in said and "Qwen/Qwen3-4B-Instruct-2507" in said
+    parameters = specification["root"]["inputDefinitions"]["parameters"]
+    assert f"`auto` is {steps}." in parameters["steps"]["description"]
+    assert "Qwen/Qwen3-4B-Instruct-2507" in parameters["base_model"]["description"]
+    assert "isOptional" not in parameters["data"], "nobody trains 4 billion weights on the built-in records unasked"
+
+
 @pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
 def test_steps_run_our_images_and_install_nothing(path):
     specification, _ = load(path)

@@ -378,7 +378,10 @@ def test_only_the_asked_stages_are_checked():
 
 
 def test_the_step_gives_each_section_as_canonical_json(local):
-    sections = run('{"egpo_rl.steps": 3}', {"data": "auto", "run_id": "x"}, '{"egpo_rl": {"seed": 5}}')
+    parameters = {"data": "auto", "run_id": "x", "learning_rate": "1e-6", "adapter_rank": "8", "steps": "auto"}
+    sections = run('{"egpo_rl.steps": 3}', parameters, '{"egpo_rl": {"seed": 5}}')
+    assert json.loads(sections["egpo_rl"])["update"]["learning_rate"] == 1e-6
+    assert json.loads(sections["sft_warmup"])["adapter"]["rank"] == 8
     assert list(sections) == list(Settings.model_fields)
     egpo = json.loads(sections["egpo_rl"])
     assert (egpo["steps"], egpo["seed"]) == (3, 5)
