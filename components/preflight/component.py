@@ -39,18 +39,11 @@ def preflight(
 
     Args:
         profile: JSON of the profile's settings.
-        data: as the pipeline's parameter of this name; "auto" keeps the profile's value here and below.
-        data_format: likewise.
-        base_model: likewise.
-        model_name: likewise.
-        experiment: likewise.
-        artifact_root: likewise.
-        run_id: likewise; "auto" is made from job_id.
+        data: as the pipeline's parameter of this name, and so are those without a word here; "auto" keeps the
+            profile's value.
+        run_id: "auto" is made from job_id.
         settings: JSON of further settings, e.g. {"egpo_rl.steps": 50}.
         job_id: the pipeline job's id.
-        steps: as the pipeline's parameter of this name.
-        learning_rate: likewise.
-        adapter_rank: likewise.
         model: the model that the pipeline `evaluate` evaluates.
     """
     from components.preflight.checks import resolved_model
