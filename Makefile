@@ -5,9 +5,13 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TESTABLE := $(VENV)/.testable
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 LOCK_VENV := .venv-lock
+TORCH := torch==2.13.0
+UV := uv==0.13.9
+RUN_EXTRAS := train,pipeline,tracking,local
 # Versions of everything in .venv; `make install CONSTRAINTS=/dev/null` takes the newest that pyproject.toml admits.
 CONSTRAINTS := constraints.txt
 # Two torch processes that spin on the same cores stall each other; the hub is never asked in tests.
@@ -23,15 +27,23 @@ NAME ?= egpo_step
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(INSTALLED) ## .venv with everything; done again when its lock changes
+install: $(INSTALLED) ## .venv with what a run needs; done again when its lock changes
 
+# uv knows the build of torch for this machine's GPU, and where there is none the one without twenty CUDA packages; where
+# uv finds nothing, pip takes what its index offers.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make: Python 3.11 or newer with venv is wanted (Debian: apt-get install python3-venv)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -q -U pip
-	$(BIN)/pip install -q -c $(CONSTRAINTS) torch==2.13.0 # first and alone: an offered CPU build is taken
-	$(BIN)/pip install -q -c $(CONSTRAINTS) -e ".[train,pipeline,tracking,local,test]"
+	@$(BIN)/pip install -q $(UV) && $(BIN)/uv pip install -q --python $(BIN)/python -c $(CONSTRAINTS) \
+		--torch-backend=auto $(TORCH) 2>/dev/null || true
+	$(BIN)/pip install -q -c $(CONSTRAINTS) $(TORCH)
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e ".[$(RUN_EXTRAS)]"
 	$(BIN)/pip install -q -c $(CONSTRAINTS) --no-deps -r requirements.in filelock # their pins and plug-ins are not for us
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e ".[$(RUN_EXTRAS),test]"
 	@touch $@
 
 run: install ## the whole pipeline, here (DATA=records RUN_ID=id PROFILE=demo SET="egpo_rl.steps=20 ...")
@@ -44,21 +56,21 @@ ui: install ## MLflow and S3 of earlier runs, until Ctrl-C
 test: lint ## everything that must be green, under 8 minutes on 2 cores
 	$(PYTEST) tests/local tests/services tests/unit # at once: one import of torch a worker, one pair of servers
 
-lint: install ## ruff and mypy
+lint: $(TESTABLE) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test-unit: install ## pure functions, properties, oracles
+test-unit: $(TESTABLE) ## pure functions, properties, oracles
 	$(PYTEST) tests/unit
 
-explore: install ## the unit tests' properties on new random examples (not part of `make test`)
+explore: $(TESTABLE) ## the unit tests' properties on new random examples (not part of `make test`)
 	HYPOTHESIS_PROFILE=explore $(PYTEST) $$(grep -rl hypothesis tests/unit --include='test_*.py')
 
-test-local: install ## the whole pipeline under kfp.local with a tiny random model
+test-local: $(TESTABLE) ## the whole pipeline under kfp.local with a tiny random model
 	$(PYTEST) tests/local
 
-test-services: install ## real SeaweedFS, real MLflow
+test-services: $(TESTABLE) ## real SeaweedFS, real MLflow
 	$(PYTEST) tests/services
 
 test-vllm: $(VLLM_INSTALLED) ## the vLLM samplers on a real vLLM on the CPU (an environment of its own; not part of `make test`)
@@ -72,7 +84,7 @@ $(VLLM_INSTALLED): pyproject.toml
 	$(VLLM_VENV)/bin/pip uninstall -q -y torchvision torchaudio torchcodec # CUDA builds, which torch for CPUs cannot load
 	@touch $@
 
-test-containers: install ## images built and run by Docker (needs an engine; not part of `make test`)
+test-containers: $(TESTABLE) ## images built and run by Docker (needs an engine; not part of `make test`)
 	$(PYTEST) tests/containers
 
 compile: install ## pipelines/compiled/*.yaml and docs/settings.md
@@ -81,7 +93,7 @@ compile: install ## pipelines/compiled/*.yaml and docs/settings.md
 doctor: install ## check that this machine has everything it needs
 	$(BIN)/callforge doctor
 
-bench: install ## a benchmark (NAME=egpo_step); each prints a table
+bench: $(TESTABLE) ## a benchmark (NAME=egpo_step); each prints a table
 	$(BIN)/python -m benchmarks.$(NAME)
 
 images: ## build the container images with Docker, tagged with the commit (REGISTRY=..., default ghcr.io/callforge)
@@ -90,7 +102,7 @@ images: ## build the container images with Docker, tagged with the commit (REGIS
 # Reads the package index, downloads no wheels; uv, because pip resolves only for the machine that it runs on.
 lock: ## constraints.txt and the images' requirements.txt (OPTIONS=--upgrade for newer versions)
 	test -x $(LOCK_VENV)/bin/python || $(PYTHON) -m venv $(LOCK_VENV)
-	$(LOCK_VENV)/bin/pip install -q uv==0.13.9
+	$(LOCK_VENV)/bin/pip install -q $(UV)
 	$(LOCK_VENV)/bin/python -m images.locks $(OPTIONS)
 
 clean: ## remove .venv and caches; runs in .callforge stay
