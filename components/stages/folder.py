@@ -208,6 +208,13 @@ def input_digest(name: str, path: Path) -> str:
     return manifest.content
 
 
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def sole_owner(folder: Path) -> Iterator[None]:
     """Hold a stage folder against every other process, on this machine, that would write there.
@@ -224,7 +231,7 @@ def sole_owner(folder: Path) -> Iterator[None]:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if path.exists() and os.fstat(handle).st_ino == path.stat().st_ino:  # else its owner removed it just now
+            if _is_at(path, handle):  # else its owner removed it just now
                 break
         except BlockingIOError:
             if time.monotonic() > deadline:

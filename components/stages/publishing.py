@@ -54,8 +54,11 @@ def publish(folder: Path, manifest: Path, run: RunSettings, stage: str) -> str:
 
 
 def is_published(manifest: Path, run: RunSettings, stage: str) -> bool:
-    """Whether the pointer of the stage in S3 names this manifest."""
-    return resolve_published(stage_uri(run, stage)) == published_uri(run, stage, manifest)
+    """Whether the pointer of the stage in S3 names this manifest; one that is not ours does not."""
+    try:
+        return resolve_published(stage_uri(run, stage)) == published_uri(run, stage, manifest)
+    except InputError:
+        return False
 
 
 def resolve_published(uri: str) -> str:

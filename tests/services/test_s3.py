@@ -197,8 +197,11 @@ def test_finished_work_is_published_where_the_run_wants_it(
         return {}
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    for run in (RunSettings(run_id="three"), RunSettings(run_id="three", artifact_root=root)):
+    there = RunSettings(run_id="three", artifact_root=root)
+    for run in (RunSettings(run_id="three"), there):
         execute_stage(_stage(function, "result.txt"), DataRefineSettings(), {}, tmp_path / "s", run)
+    storage.write_object(f"{root}/three/data_refine/current.json", b"nobody's")
+    execute_stage(_stage(function, "result.txt"), DataRefineSettings(), {}, tmp_path / "s", there)
     assert storage.read_object(f"{resolve_published(f'{root}/three/data_refine')}/result.txt") == b"x"
 
 
