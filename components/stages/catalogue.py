@@ -65,7 +65,7 @@ STAGES = (
         image=images.LIGHT,
         output="refined",
         content=("qualified.jsonl.gz", "held_out.jsonl.gz", "hard.jsonl.gz", "rejected.jsonl.gz"),
-        version=2,
+        version=3,
     ),
     Stage(
         name="sft_warmup",
@@ -77,6 +77,7 @@ STAGES = (
         output="warmed_up",
         content=("model/**/*",),
         renders_prompts=True,
+        version=2,
     ),
     Stage(
         name="egpo_rl",
@@ -89,7 +90,7 @@ STAGES = (
         content=("model/**/*",),
         renders_prompts=True,
         parallel=True,
-        version=2,
+        version=3,
     ),
     Stage(
         name="bfcl_eval",
@@ -101,7 +102,7 @@ STAGES = (
         output="evaluation",
         content=("*/scores.json", "*/outcomes.jsonl"),
         renders_prompts=True,
-        version=2,
+        version=3,
     ),
     Stage(
         name="model_registration",

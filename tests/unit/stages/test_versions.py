@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from components.bfcl_eval.evaluate import grade_answer
 from components.bfcl_eval.generations import Generation
+from components.bfcl_eval.own_records import load_own_questions
 from components.bfcl_eval.questions import SIZES, load_questions
 from components.data_refine.refine import refine
 from components.data_refine.sample_source import sample_records
@@ -39,10 +40,10 @@ from components.stages.refined_records import read_refined
 
 GOLDEN = {
     "the prompt": {"PROMPT_VERSION 2": "5fb66242f9a6c392"},
-    "data_refine": {"version 2": "f1fcd7d7b3d8e135"},
-    "sft_warmup": {"version 1, PROMPT_VERSION 2": "d4e9ad3203a42910"},
-    "egpo_rl": {"version 2, PROMPT_VERSION 2": "9faa942c80564327"},
-    "bfcl_eval": {"version 2, PROMPT_VERSION 2": "0c9f46e1e6bf9cab"},
+    "data_refine": {"version 3": "d08867794e96f733"},
+    "sft_warmup": {"version 2, PROMPT_VERSION 2": "d4e9ad3203a42910"},
+    "egpo_rl": {"version 3, PROMPT_VERSION 2": "bb4a140b6eedd8ec"},
+    "bfcl_eval": {"version 3, PROMPT_VERSION 2": "e386b431b47e12d1"},
 }
 """Digests of what is made, by the versions that it is made under."""
 
@@ -147,7 +148,20 @@ def check(name: str, made: Any) -> None:
 
 
 def test_what_refinement_makes(tmp_path: Path) -> None:
-    data = _write(tmp_path / "records.jsonl", LINES, last="{\n")
+    questions = [question.messages[-1].content for question in load_questions(["multiple", "live_simple"])]
+    short = [text for text in questions if len(text.split()) < 5]
+    known = [
+        _record(f"{index} {kind}", text, _asks("Rome"))
+        for index, question in enumerate(questions[:3] + questions[-3:] + short[:3])
+        for kind, text in (
+            ("whole", question),
+            ("behind", f"One more thing. {question}"),
+            ("half", question[::2]),
+            ("full width", question.translate({code: code + 0xFEE0 for code in range(33, 127)})),
+            ("unseen", question.replace("e", "e\u200b")),
+        )
+    ]
+    data = _write(tmp_path / "records.jsonl", [*LINES, *known], last="{\n")
     refine(DataRefineSettings(data=str(data), held_out_share=0.2), tmp_path)
     made = {name: _lines(tmp_path / f"{name}.jsonl.gz") for name in ("qualified", "held_out", "hard", "rejected")}
     check("data_refine", made | {"sample": [record_to_json(record) for record in sample_records(50, 0)]})
@@ -189,7 +203,7 @@ def test_which_prompts_are_drawn_and_what_their_rollouts_earn(records: list[Reco
     indexes = [[prompt.index for prompt in some] for some in (order.held_out, drawn, again)]
     earned = []
     for prompt, record in _prompts(records):
-        for text in _answers(prompt.names, list(record.answers)):
+        for text in _answers(prompt.names, list(record.answers) or [Call("get-weather", {"city": "Rome"})]):
             for finished in (True, False):
                 rewards = [reward(text, finished, record, prompt.names) for reward in REWARDS.values()]
                 earned.append([[round(reward.value, 6), reward.solved, reward.reason] for reward in rewards])
@@ -198,11 +212,17 @@ def test_which_prompts_are_drawn_and_what_their_rollouts_earn(records: list[Reco
     check("egpo_rl", [indexes, [prompt.ids for prompt in drawn], earned, shown, rollout_seed(0, 1, 2, 3)])
 
 
-def test_which_questions_are_asked_and_how_answers_are_graded() -> None:
+def test_which_questions_are_asked_and_how_answers_are_graded(tmp_path: Path) -> None:
+    with gzip.open(tmp_path / "held_out.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in GOOD)
+    own, _, _ = load_own_questions(tmp_path, 9, 0)
     graded = []
-    for question in load_questions(list(SIZES), 3):
+    for question in [*load_questions(list(SIZES), 3), *own]:
         names = ToolNames(question.tools)
-        gold = [Call(name, _first(arguments)) for call in question.gold or [] for name, arguments in call.items()]
+        if question.record is not None:
+            gold = list(question.record.answers)
+        else:
+            gold = [Call(name, _first(arguments)) for call in question.gold or [] for name, arguments in call.items()]
         for text in _answers(names, gold or [Call(question.tools[0].name, {})]):
             outcome = grade_answer(question, Generation(question.id, text, True, 9, 9, 0.0))
             graded.append([outcome.id, outcome.category, outcome.right, outcome.reason, outcome.form])
@@ -218,15 +238,8 @@ def _answers(names: ToolNames, gold: list[Call]) -> list[str]:
     """Right and wrong turns in many forms."""
     calls = render_calls(gold, names)
     other = render_calls([Call(call.name, {**call.arguments, "more": 1}) for call in gold], names)
-    forms = [
-        calls,
-        other,
-        calls.strip("[]"),
-        f"Here: {calls}",
-        f"```\n{calls}\n```",
-        calls[:-2],
-        "No function fits.",
-        "",
-    ]
+    bare = calls.strip("[]")
+    forms = [calls, other, calls[:-2], "Nothing fits.", "", f"Here: {calls}", f"```\n{calls}\n```", f"**{bare}**"]
+    forms += [bare, f"Then: {bare}", f">>> {bare}", f"$ {bare}", f"x = {bare}", f"I call {bare}.", f"\u200b{bare}"]
     forms += [json.dumps([{"name": call.name, "arguments": dict(call.arguments)} for call in gold])]
     return [*(f"<think>Why.</think>\n{form}" for form in forms), calls, f"<think>{calls}"]
