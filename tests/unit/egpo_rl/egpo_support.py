@@ -97,7 +97,7 @@ def odd_letters(text, finished, record, names) -> Reward:
 
 @dataclasses.dataclass(frozen=True)
 class Interruption:
-    """What happens to a run when it has logged `step` (0: when it starts), however busy the machine is.
+    """What happens to a run when it first logs `step` or a later one (0: when it starts), however busy the machine is.
 
     It dies at once, as by SIGKILL, after so many more seconds of CPU time; or, without them, waits for `let_go`.
     """
@@ -106,10 +106,10 @@ class Interruption:
     dies_after: float | None = None
     DEATH: ClassVar = signal.SIGPROF  # nobody handles it
 
-    def meet(self, step: int, folder: Path) -> None:
-        if step == self.step and self.dies_after is not None:
+    def strike(self, folder: Path) -> None:
+        if self.dies_after is not None:
             signal.setitimer(signal.ITIMER_PROF, max(self.dies_after, 1e-4))
-        elif step == self.step:
+        else:
             while not (folder / "let_go").exists():
                 time.sleep(0.002)
 
@@ -123,8 +123,14 @@ class InterruptedOutputs(Outputs):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         super().log(step, metrics)
         self.moments.append(time.process_time())
-        if self.interruption is not None:
-            self.interruption.meet(step, self.folder)
+        self.meet(step, self.folder)
+
+    @classmethod
+    def meet(cls, step: int, folder: Path) -> None:
+        interruption = cls.interruption
+        if interruption is not None and step >= interruption.step:
+            cls.interruption = None
+            interruption.strike(folder)
 
 
 def wait_for_hold(child, folder: Path, step: int) -> None:
@@ -150,8 +156,7 @@ def run_stage(
     os.environ.update(environment or {})
     rewards.REWARDS["binary"] = odd_letters
     InterruptedOutputs.interruption = interruption
-    if interruption is not None:
-        interruption.meet(0, folder)
+    InterruptedOutputs.meet(0, folder)
     try:
         final = train.run(config, inputs, outputs_of(inputs, folder, kind=InterruptedOutputs))
         if os.environ.get("RANK", "0") == "0":

@@ -78,10 +78,13 @@ def test_killed_at_random_moments(children, unbroken, config, tmp_path, seed):
     inputs, expected, seconds = unbroken
     folder = tmp_path / "egpo_rl"
     moments = random.Random(seed)
-    for step in sorted(moments.sample(range(CONFIG.steps), 2)):
-        child = start(children, inputs, folder, config, Interruption(step, moments.uniform(0, seconds)))
+    ends = []
+    for step in sorted(moments.sample(range(CONFIG.steps - 1), 2)):
+        child = start(children, inputs, folder, config, Interruption(step, moments.uniform(0, seconds / 2)))
         child.join()
-        assert child.exitcode == -Interruption.DEATH
+        ends.append(child.exitcode)
+    # Steps differ in length: the first may die so late that too little is left for the second to die in.
+    assert ends in ([-Interruption.DEATH] * 2, [-Interruption.DEATH, 0])
     child = start(children, inputs, folder, config)
     child.join()
     assert child.exitcode == 0

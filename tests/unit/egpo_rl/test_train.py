@@ -104,7 +104,8 @@ def test_all_weights_are_trained_from_the_merged_model_on(inputs, outputs, half_
     assert start.keys() == untouched.keys() and all(torch.equal(start[name], untouched[name]) for name in start)
     train.run(config, inputs, outputs)
     assert all(line["grad_norm"] > 0 and line["sampler_kl"] < 0.01 for line in metrics_of(outputs))
-    assert metrics_of(outputs)[0]["kl"] == 0 < metrics_of(outputs)[-1]["kl"], "reference and policy are rounded alike"
+    rounding, *_, moved = (line["kl"] for line in metrics_of(outputs))
+    assert 0 <= 1e4 * rounding < moved, "reference and policy are computed alike"
     end = load_file(outputs.folder / "model" / "model.safetensors")
     assert all(not torch.equal(start[name], end[name]) and end[name].dtype == torch.float32 for name in start)
     card = read_card(outputs.folder / "model")
