@@ -3,8 +3,8 @@
     python -m benchmarks.refine            about a minute
     python -m benchmarks.refine --quick    about ten seconds
 
-The records are those of ../shared/data/fc_train.jsonl.gz where it is there, else the built-in sample, repeated with
-other ids and questions so that none is a duplicate. Prints a table; the last line is one JSON object. CPU seconds are
+The records are the built-in sample, or those of `--records FILE`, repeated with other ids and questions so that none is
+a duplicate. Prints a table; the last line is one JSON object. CPU seconds are
 this process's own; the shares of the steps are measured apart, each over the same records.
 """
 
@@ -36,12 +36,11 @@ from components.settings import DataRefineSettings, RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
 
-REAL = Path(__file__).resolve().parents[1] / "../shared/data/fc_train.jsonl.gz"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer records")
+    parser.add_argument("--records", metavar="FILE", type=Path, help="JSONL, gzip, in callforge's own layout")
     parser.add_argument("--run", metavar="FILE", help=argparse.SUPPRESS)  # one measured run, in a process of its own
     arguments = parser.parse_args()
     if arguments.run:
@@ -49,12 +48,14 @@ def main() -> None:
         return
     small, large = (2_000, 8_000) if arguments.quick else (8_000, 64_000)
     with tempfile.TemporaryDirectory() as name:
-        files = {count: write_records(Path(name) / f"{count}.jsonl.gz", count) for count in (small, large)}
+        files = {
+            count: write_records(Path(name) / f"{count}.jsonl.gz", count, arguments.records) for count in (small, large)
+        }
         steps = step_seconds(files[small])
         runs = {count: in_own_process(file) for count, file in files.items()}
     rules = ("rules", "overlap", "grounding")
     figures = {
-        "source": "real" if REAL.exists() else "sample",
+        "source": arguments.records.name if arguments.records else "sample",
         "records": large,
         "rules_records_per_s": round(1 / sum(steps[step] for step in rules)),
         "records_per_s": round(large / runs[large]["cpu_s"]),
@@ -71,10 +72,10 @@ def main() -> None:
     print(json.dumps(figures))
 
 
-def write_records(path: Path, count: int) -> Path:
+def write_records(path: Path, count: int, source: Path | None) -> Path:
     """A file of `count` records, none the same as another."""
-    if REAL.exists():
-        with gzip.open(REAL, "rt", encoding="utf-8") as file:
+    if source:
+        with gzip.open(source, "rt", encoding="utf-8") as file:
             originals = [json.loads(line) for line in file]
     else:
         originals = [record_to_json(record) for record in sample_records(2000, seed=0)]

@@ -3,12 +3,11 @@
     python -m benchmarks.reward            about 30 seconds
     python -m benchmarks.reward --quick    about 5 seconds
 
-The completions are turns a policy writes for the records of ../shared/data/fc_train.jsonl.gz (else for the built-in
-sample): half are right, the others have a wrong value, a wrong name, a call missing, no call, or a broken frame. The
-map of tool names is built once a record, as in training, where a group of rollouts shares it. The official ast_checker
-gets the calls as parsed objects and decodes nothing: its peer is `match` only. Records whose tools its type names
-cannot express are left out on both sides. CPU seconds of one process, the best of several passes; the last line is one
-JSON object.
+The completions are turns a policy writes for the records of the built-in sample, or of `--records FILE`: half are
+right, the others have a wrong value, a wrong name, a call missing, no call, or a broken frame. The map of tool names is
+built once a record, as in training, where a group of rollouts shares it. The official ast_checker gets the calls as
+parsed objects and decodes nothing: its peer is `match` only. Records whose tools its type names cannot express are left
+out on both sides. CPU seconds of one process, the best of several passes; the last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -34,7 +33,6 @@ from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import THINK_CLOSE, ToolNames, render_turn
 from components.function_calls.record import Call, Record, Tool
 
-REAL = Path(__file__).resolve().parents[1] / "../shared/data/fc_train.jsonl.gz"
 TARGET = 20_000  # completions a second
 THOUGHT = "The user asks for {count} thing(s). {name} takes exactly that, and each argument is named in the request."
 
@@ -53,8 +51,10 @@ class Completion:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer passes")
-    passes = 3 if parser.parse_args().quick else 20
-    completions = make_completions(random.Random(0))
+    parser.add_argument("--records", metavar="FILE", type=Path, help="of any layout that callforge reads")
+    arguments = parser.parse_args()
+    passes = 3 if arguments.quick else 20
+    completions = make_completions(random.Random(0), arguments.records)
     turns = [parse_turn(completion.text, completion.names) for completion in completions]
     judged = [(turn.calls, completion) for turn, completion in zip(turns, completions, strict=True) if turn.calls]
     checker = official_checker()
@@ -85,7 +85,7 @@ def main() -> None:
     differ = sum(ours(item) != check(item) for item in judged)
     print(f"verdicts that differ from the official checker: {differ} of {len(judged):,}")
     figures = {
-        "source": "real" if REAL.exists() else "sample",
+        "source": arguments.records.name if arguments.records else "sample",
         "completions": len(completions),
         "completions_per_s": round(rates["parse and match"]),
         "target_per_s": TARGET,
@@ -108,10 +108,10 @@ def rate(work: Callable[[Any], Any], items: list[Any], passes: int) -> float:
     return len(items) / best
 
 
-def make_completions(choose: random.Random) -> list[Completion]:
-    if REAL.exists():
-        with REAL.open("rb") as stream:
-            records = [record for record in read_records(stream, str(REAL)) if isinstance(record, Record)]
+def make_completions(choose: random.Random, source: Path | None) -> list[Completion]:
+    if source:
+        with source.open("rb") as stream:
+            records = [record for record in read_records(stream, str(source)) if isinstance(record, Record)]
     else:
         records = list(sample_records(2000, seed=0))
     completions = []
