@@ -6,7 +6,9 @@ Nothing here knows of S3.
 from __future__ import annotations
 
 import fcntl
+import gzip
 import hashlib
+import io
 import json
 import os
 import stat
@@ -19,6 +21,7 @@ from typing import IO, Any
 
 from components.errors import InputError
 
+COMPRESSION = 3  # of gzip; 6 takes three times as long for a file 14 % smaller
 LARGEST_JSON = 256 * 2**20  # bytes; a manifest of a million files
 
 
@@ -43,6 +46,17 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def gzip_lines(path: Path) -> Iterator[IO[str]]:
+    """A gzip text file, whole or absent, of equal bytes for equal content."""
+    with (
+        atomic_write(path, "wb") as raw,
+        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=COMPRESSION, mtime=0) as packed,
+        io.TextIOWrapper(packed, "utf-8", errors="surrogatepass", newline="\n", write_through=False) as text,
+    ):
+        yield text
 
 
 def lock_within(file: IO[Any], seconds: float) -> bool:

@@ -273,9 +273,11 @@ class BfclEvalSettings(Section):
         ),
     )  # fmt: skip
     """BFCL categories that are answered."""
-    own_records: int = Field(default=200, ge=0)
-    """Records that refinement held out, asked beside BFCL in a run: at most this many, chosen by the seed; 0 asks none.
-    `callforge evaluate` and the pipeline `evaluate` have no records to ask."""
+    records: str = ""
+    """Own records asked beside BFCL: a file of records in any layout, or the folder of a refinement with what it held
+    out, here or in S3. Empty: in a run, those that its refinement held out."""
+    own_records: int = Field(default=1000, ge=0)
+    """At most this many own records are asked, chosen by the seed; 0 asks none."""
     sample_per_category: int = Field(default=0, ge=0)
     """Questions of each category, chosen by the seed; 0 takes all."""
     max_prompt_tokens: int = Field(default=8192, ge=16)
@@ -294,6 +296,9 @@ class BfclEvalSettings(Section):
     """Type of the weights."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Which questions are chosen, and the randomness of answers above temperature 0."""
+
+    def inputs(self) -> dict[str, str]:
+        return {"records": self.records} if self.records and self.own_records else {}
 
 
 def _free_alias(alias: str) -> str:

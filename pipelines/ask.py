@@ -58,7 +58,7 @@ def ask(model: str, question: str, tools_file: Path, config: BfclEvalSettings) -
     from components.bfcl_eval.models import Models, subject_of
     from components.language_models.answer import answer
 
-    subject = subject_of(_resolved(place), "asked")
+    subject = subject_of(resolved(place), "asked")
     with tempfile.TemporaryDirectory(prefix="callforge-") as folder:
         answering = Models(config, [subject], Path(folder)).open(subject)
         found = answer(
@@ -166,7 +166,7 @@ def _is_run(folder: Path) -> bool:
         return False
 
 
-def _resolved(place: str) -> ResolvedModel:
+def resolved(place: str) -> ResolvedModel:
     """The model there; an error names what else could have been meant."""
     from components.language_models.base_models import resolve_model
 

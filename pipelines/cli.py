@@ -12,6 +12,7 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +23,8 @@ import typer
 from components.errors import CallforgeError, InputError, without_login
 from components.files import expand_home
 from components.services.events import library_warnings
-from components.stages.catalogue import ONE_EVALUATION, Stage, find_stage
-from pipelines.console import console, errors
+from components.stages.catalogue import NAMED_MODELS, Stage, find_stage
+from pipelines.console import console, errors, print_table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -174,22 +175,66 @@ def egpo(
 @app.command()
 def evaluate(
     out: Out,
-    model: Annotated[Path, typer.Argument(help="Model directory, or the folder of a stage that wrote one.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Model directories, folders of stages that wrote one, hub ids, s3://..., package://NAME."),
+    ],
+    records: Annotated[
+        str | None,
+        typer.Option(help="Own records to ask beside BFCL: a file, or a folder that `callforge refine` wrote."),
+    ] = None,
     profile: Profile = "demo",
     artifact_root: ArtifactRoot = None,
     run_id: StageRun = None,
     changes: Set = None,
 ) -> None:
-    """Evaluate one model on BFCL."""
-    _run_stage(ONE_EVALUATION, out, {"model": model}, profile, changes, _place(artifact_root, run_id))
-    console.print(f"scores {out / 'scores.json'}, report {out / 'report.html'}")
+    """Evaluate models on BFCL and on own records; several are asked the same questions, and compared."""
+    from components.evaluations.compare import compare_folders
+    from components.evaluations.tables import scores_table
+    from components.evaluations.words import distinct_names
+
+    places = dict(zip(distinct_names(models), models, strict=True))
+    parameters = {"bfcl_eval.records": _local_path(records)} | _place(artifact_root, run_id)
+    with ExitStack() as stack:
+        if any(model.startswith("models:/") for model in models):
+            _use_own_services(stack)
+        _run_stage(NAMED_MODELS, out, {}, profile, changes, parameters, places)
+    folders = {name: out / name for name in places} if len(places) > 1 else dict.fromkeys(places, out)
+    print_table(console, scores_table(folders))
+    for table in compare_folders(folders).tables() if len(folders) > 1 else ():
+        print_table(console, table)
+    scores = ", ".join(str(folder / "scores.json") for folder in folders.values())
+    console.print(f"report {out / 'report.html'}, scores {scores}")
+
+
+@app.command()
+def compare(
+    places: Annotated[
+        list[str], typer.Argument(help="Evaluation directories, here or s3://..., the earlier model first.")
+    ],
+    page: Annotated[Path, typer.Option(help="Page to write: the differences, and the questions that changed.")] = Path(
+        "comparison.html"
+    ),
+) -> None:
+    """Compare evaluations of the same questions: what was gained and lost, and how sure that is."""
+    from components.evaluations.compare import compare_places
+
+    with compare_places(places) as found:
+        found.write_page(page)
+    for table in found.tables():
+        print_table(console, table)
+    if found.note:
+        console.print(f"not compared: {found.note}")
+    console.print(f"page {page}")
 
 
 @app.command()
 def register(
     out: Out,
     model: Annotated[Path, typer.Option(help="Folder that `callforge egpo` or `callforge sft` wrote.")],
-    evaluation: Annotated[Path | None, typer.Option(help="Folder of the evaluation of that model.")] = None,
+    evaluation: Annotated[
+        Path | None, typer.Option(help="Its evaluation, or the folder of its and its base's.")
+    ] = None,
     profile: Profile = "demo",
     artifact_root: ArtifactRoot = None,
     run_id: StageRun = None,
@@ -457,19 +502,22 @@ def _run_stage(
     profile: str,
     changes: list[str] | None,
     parameters: dict[str, Any],
+    models: Mapping[str, str] | None = None,
 ) -> None:
-    """Run one stage by itself, after the checks that concern it."""
+    """Run one stage by itself, after the checks that concern it; `models` are inputs by reference, fetched after
+    those."""
     from components.preflight.checks import problems
     from components.services.mlflow_server import tracking_uri
     from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
     from components.stages.execution import execute_stage
+    from components.stages.refined_records import with_records_file
     from pipelines.profiles import find_profile
 
     run_id = _own_run(stage.name, out)
     default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, ""), "run.run_id": run_id}
     given = {name: value for name, value in parameters.items() if value is not None}
     assigned = dict(read_assignment(text) for text in changes or [])
-    settings = resolve_settings(default, find_profile(profile).settings, given, assigned)
+    settings = with_records_file(resolve_settings(default, find_profile(profile).settings, given, assigned))
     found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not _exists(path)]
     if found := found + problems(settings, (stage,), here=True):
         raise InputError("\n".join(found))
@@ -478,6 +526,7 @@ def _run_stage(
         console.print(f"run {settings.run.run_id}")
 
     with library_warnings():
+        inputs = inputs | {name: _model_folder(reference) for name, reference in (models or {}).items()}
         metrics = execute_stage(stage, getattr(settings, stage.section), inputs, out, settings.run)
     for metric, value in metrics.items():
         console.print(f"{metric:<40} {value:g}")
@@ -486,6 +535,21 @@ def _run_stage(
 def _place(artifact_root: str | None, run_id: str | None) -> dict[str, str | None]:
     """Where a stage by itself puts its outputs."""
     return {"run.artifact_root": artifact_root, "run.run_id": run_id}
+
+
+def _model_folder(reference: str) -> Path:
+    """A model's directory here, or the folder of the stage that wrote it; fetched first where it is elsewhere."""
+    from components.services.storage import is_remote, names_below
+    from components.stages.publishing import resolve_published
+    from pipelines.ask import find_model, resolved
+
+    place = find_model(reference)
+    if _exists(expand_home(place)):
+        return expand_home(place)
+    if is_remote(place):
+        place = resolve_published(place)
+        place = f"{place}/model" if names_below(f"{place}/model") else place
+    return resolved(place).path
 
 
 def _own_run(stage: str, out: Path) -> str:

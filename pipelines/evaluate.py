@@ -1,9 +1,9 @@
-"""The evaluation pipeline: one model, wherever it is, on BFCL."""
+"""The evaluation pipeline: one model, wherever it is, on BFCL and on own records."""
 
 import json
 from typing import Any
 
-from components.stages.catalogue import ONE_EVALUATION, PREFLIGHT
+from components.stages.catalogue import NAMED_MODELS, PREFLIGHT
 from pipelines.profiles import Profile
 from pipelines.steps import prepare_step
 
@@ -17,19 +17,22 @@ def evaluate(profile: Profile) -> Any:
 
     baked = json.dumps(profile.settings, sort_keys=True)
 
-    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on the BFCL benchmark, on 1 GPU.")
+    @dsl.pipeline(name="callforge-evaluate", description="Evaluates one model on BFCL and own records, on 1 GPU.")
     def pipeline(
         model: str,
+        records: str = "auto",
         experiment: str = "auto",
         artifact_root: str = "auto",
         run_id: str = "auto",
         settings: str = "{}",
     ) -> None:
-        """Answer BFCL's questions with one model and score the answers.
+        """Answer BFCL's questions, and own records where some are named, with one model, and score the answers.
 
         Args:
             model: Model directory in S3 (s3://bucket/prefix): a merged model, a base model, an adapter of callforge,
                 or the folder of a stage that wrote one.
+            records: Own records to ask beside BFCL: s3://bucket/file.jsonl.gz in any layout, or the published folder of
+                a refinement, of which those it held out are asked; `auto` is none.
             experiment: MLflow experiment of the run; `auto` is callforge.
             artifact_root: s3://bucket/prefix for the scores and generations; `auto` is CALLFORGE_ARTIFACT_ROOT of the
                 ConfigMap.
@@ -49,13 +52,14 @@ def evaluate(profile: Profile) -> Any:
             settings=settings,
             job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
             model=model,
+            records=records,
         )
         checked.set_caching_options(False)  # endpoints and credentials may have changed since
         prepare_step(checked, PREFLIGHT, profile)
         source = dsl.importer(artifact_uri=checked.outputs["model"], artifact_class=dsl.Model, reimport=True)
         task = bfcl_eval_one(
-            run=checked.outputs["run"], settings=checked.outputs[ONE_EVALUATION.section], model=source.output
+            run=checked.outputs["run"], settings=checked.outputs[NAMED_MODELS.section], model=source.output
         )
-        prepare_step(task, ONE_EVALUATION.name, profile)
+        prepare_step(task, NAMED_MODELS.name, profile)
 
     return pipeline

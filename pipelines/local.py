@@ -21,8 +21,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rich.table import Table
-
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import read_json, write_json
 from components.sections import deciding_settings, extendable_setting, flatten, read_section
@@ -31,7 +29,7 @@ from components.settings import ARTIFACT_ROOT_VARIABLE, RunSettings, Settings, r
 from components.stages.catalogue import NAMES, STAGES
 from components.stages.folder import ERROR, read_failure
 from components.stages.local_run import RUN_FOLDER, STOP, sole_run
-from pipelines.console import Console
+from pipelines.console import Console, print_table
 from pipelines.embedded import embedded_services
 from pipelines.local_pipeline import KFP_ROOT, PIPELINE, REQUEST
 from pipelines.profiles import Profile, find_profile
@@ -245,17 +243,11 @@ def failure(folder: Path, stage: str, reason: str) -> CallforgeError:
 
 
 def _show_result(folder: Path, settings: Settings, environment: Mapping[str, str], console: Console) -> None:
-    from components.bfcl_eval.summary import summary_table
+    from components.bfcl_eval.evaluate import MODELS
+    from components.evaluations.tables import scores_table
 
-    columns, rows, note = summary_table(folder / _last("bfcl_eval"))
-    table = Table(
-        title=f"Evaluation, run {settings.run.run_id}", title_justify="left", caption=note, caption_justify="left"
-    )
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < 2 else "right", no_wrap=index == 0)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table, soft_wrap=False)
+    folders = {label: folder / _last("bfcl_eval") / name for name, label in MODELS.items()}
+    print_table(console, scores_table(folders), f"Evaluation, run {settings.run.run_id}")
     with _environment(environment):
         for name, text in _places(folder, settings):
             console.print(f"{name:<11} {text}")

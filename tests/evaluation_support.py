@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.evaluations.groups import OWN, SIZES
+from components.evaluations.means import OWN, SIZES
 from components.evaluations.schema import EvaluatedModel, Evaluation, Evaluator, Outcome, Sampling, make_scores
 
 
@@ -12,7 +12,9 @@ def evaluation(marks: dict[str, str], **conditions: Any) -> Evaluation:
     """`evaluation({"multiple": "110"}, seed=1)`: a mark for each question of each category, 1 for right.
 
     Marks of several samples of a question are joined by `/`, questions then parted by blanks: "1/0 1/1".
+    `own` is another evaluation, of the same model on own records.
     """
+    own = conditions.pop("own", None)
     outcomes = [
         Outcome(
             id=f"{category}_{place}",
@@ -40,4 +42,4 @@ def evaluation(marks: dict[str, str], **conditions: Any) -> Evaluation:
         "sample_per_category": 0,
     }
     sizes = SIZES | {category: len(text) for category, text in marks.items() if category in OWN}
-    return Evaluation(make_scores(outcomes, sizes, sampling=sampling, **(values | conditions)), outcomes)
+    return Evaluation(make_scores(outcomes, sizes, sampling=sampling, **(values | conditions)), outcomes, own)

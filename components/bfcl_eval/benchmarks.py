@@ -1,4 +1,4 @@
-"""What one evaluation directory is about: which questions, who grades them, and where it is in the stage folder."""
+"""What a model is asked: which questions, who grades them, and where its evaluation is in the model's folder."""
 
 from __future__ import annotations
 
@@ -9,29 +9,63 @@ from pathlib import Path
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.own_records import load_own_questions
 from components.bfcl_eval.questions import Question, evaluator, load_questions
-from components.bfcl_eval.summary import OWN_FOLDER
-from components.evaluations.groups import SIZES
+from components.errors import InputError
+from components.evaluations.directory import OWN_FOLDER
+from components.evaluations.means import SIZES
 from components.evaluations.schema import Evaluator
 from components.services.events import say
 from components.settings import BfclEvalSettings
+from components.stages.refined_records import HELD_OUT, own_records_file
 
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
     """Questions and their evaluator.
 
-    items: what it asks, for a sentence. folder: below the stage folder, "" for itself. sizes: how many questions there
-    are of each category. rescore: the command that grades the generations again, where a tool of others can.
+    folder: below the folder of a model, "" for itself. sizes: how many questions there are of each category. rescore:
+    the command that grades the generations again, where a tool of others can.
     """
 
     name: str
-    items: str
     folder: str
     questions: Sequence[Question]
     sizes: Mapping[str, int]
     evaluator: Evaluator
     sample_per_category: int
     rescore: str = ""
+
+
+def benchmarks(config: BfclEvalSettings, refined: Path | None = None) -> list[Benchmark]:
+    """One's own records, where there are some, and BFCL: in the order in which they are asked and shown.
+
+    Args:
+        refined: the folder of data_refine, whose held-out records are asked where the settings name no others.
+
+    Raises:
+        InputError: as `bfcl` does, an own record cannot be read, or the file that the settings name has none.
+    """
+    if not config.own_records:
+        return [bfcl(config)]
+    file = own_records_file(config.records)
+    if not file and refined is not None and (refined / HELD_OUT).exists():
+        file = str(refined / HELD_OUT)
+    if not file:
+        return [bfcl(config)]
+    questions, sizes, own = load_own_questions(file, config.own_records, config.seed)
+    if not questions:
+        if config.records:
+            raise InputError(f"bfcl_eval.records: {file}: there is no record in it")
+        say("no record was held out (data_refine.held_out_share): only BFCL is asked")
+        return [bfcl(config)]
+    own_records = Benchmark(
+        name="own records",
+        folder=OWN_FOLDER,
+        questions=questions,
+        sizes=sizes,
+        evaluator=own,
+        sample_per_category=config.own_records,
+    )
+    return [own_records, bfcl(config)]
 
 
 def bfcl(config: BfclEvalSettings) -> Benchmark:
@@ -42,7 +76,6 @@ def bfcl(config: BfclEvalSettings) -> Benchmark:
     """
     return Benchmark(
         name="BFCL",
-        items="BFCL questions",
         folder="",
         questions=load_questions(config.categories, config.sample_per_category, config.seed),
         sizes=SIZES,
@@ -50,33 +83,6 @@ def bfcl(config: BfclEvalSettings) -> Benchmark:
         sample_per_category=config.sample_per_category,
         rescore=rescore_command(config.categories),
     )
-
-
-def benchmarks(config: BfclEvalSettings, records: Path | None) -> list[Benchmark]:
-    """The run's own held-out records, where there are some, and BFCL: in the order in which they are shown.
-
-    Args:
-        records: the folder of data_refine.
-
-    Raises:
-        InputError: as `bfcl` does, or a held-out record cannot be read.
-    """
-    if records is None or not config.own_records:
-        return [bfcl(config)]
-    questions, sizes, own = load_own_questions(records, config.own_records, config.seed)
-    if not questions:
-        say("no record was held out (data_refine.held_out_share): only BFCL is asked")
-        return [bfcl(config)]
-    held_out = Benchmark(
-        name="held-out records",
-        items="held-out prompts",
-        folder=OWN_FOLDER,
-        questions=questions,
-        sizes=sizes,
-        evaluator=own,
-        sample_per_category=config.own_records,
-    )
-    return [held_out, bfcl(config)]
 
 
 def rescore_command(categories: Iterable[str]) -> str:

@@ -46,10 +46,16 @@ class Answering:
     context: int | None
 
 
-def subject_of(found: ResolvedModel, name: str) -> Subject:
-    """What is to be evaluated of a model that was found, under the name that people read."""
+def subject_of(found: ResolvedModel, name: str = "") -> Subject:
+    """What is to be evaluated of a model that was found.
+
+    Args:
+        name: what people call it; without one, the stage that made it, or its directory.
+    """
     # A place on a disk is not part of a result: the same weights elsewhere have equal scores.
+    name = name or (found.card.stage if found.card else found.path.name)
     called = f"{found.card.stage} on {found.card.base_model.reference}" if found.card else found.reference
+    called = name if Path(called).is_absolute() else called
     if found.base is None:
         model = EvaluatedModel(name=name, reference=called, weights_sha256=found.sha256)
         return Subject(model, found, (found.sha256,))

@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.stages.catalogue import ONE_EVALUATION
+from components.stages.catalogue import NAMED_MODELS
 
 
-@dsl.component(base_image=ONE_EVALUATION.image, install_kfp_package=False)
+@dsl.component(base_image=NAMED_MODELS.image, install_kfp_package=False)
 def bfcl_eval_one(
     run: str,
     settings: str,
@@ -14,7 +14,7 @@ def bfcl_eval_one(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ):
-    """Answer BFCL's questions with one model.
+    """Answer BFCL's questions, and own records where the settings name some, with one model.
 
     Args:
         run: JSON of the run's shared settings, made by preflight.
@@ -24,7 +24,7 @@ def bfcl_eval_one(
         report: what happened, as a page.
         metrics: final metrics.
     """
-    from components.stages.catalogue import ONE_EVALUATION
+    from components.stages.catalogue import NAMED_MODELS
     from components.stages.step import run_step
 
-    run_step(ONE_EVALUATION, settings, run, {"model": model}, evaluation, report, metrics)
+    run_step(NAMED_MODELS, settings, run, {"model": model}, evaluation, report, metrics)

@@ -1,38 +1,38 @@
-"""The records that refinement held out, as questions: is the model better at what it was trained for?
+"""One's own records as questions: is the model better at what it was trained for?
 
-They are asked like BFCL's questions and graded by the strict rule of refinement and rewards. They make an evaluation
-of their own, with an evaluator of its own, so that they are never summed up with BFCL. Nothing is trained on them.
+They are those that refinement held out, or a file of records that a person names. They are asked like BFCL's questions
+and graded by the strict rule of refinement and rewards. They make an evaluation of their own, with an evaluator of its
+own, so that they are never summed up with BFCL. Nothing is trained on them.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from importlib.metadata import version
-from pathlib import Path
 
 from components.bfcl_eval.grading import Grade
 from components.bfcl_eval.questions import Question, draw
-from components.evaluations.groups import OWN_CALLS, OWN_NO_CALL
+from components.evaluations.means import OWN_CALLS, OWN_NO_CALL
 from components.evaluations.schema import Evaluator
-from components.files import sha256_of_file
+from components.files import sha256_of_json
 from components.function_calls.judge import judge
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames
-from components.function_calls.record import Record
-from components.stages.refined_records import HELD_OUT, read_refined
+from components.function_calls.record import Record, record_to_json
+from components.stages.refined_records import read_own_records
 
 
-def load_own_questions(records: Path, number: int, seed: int) -> tuple[list[Question], dict[str, int], Evaluator]:
-    """At most `number` held-out records of a refinement's folder, how many there are of each kind, and the evaluator.
+def load_own_questions(file: str, number: int, seed: int) -> tuple[list[Question], dict[str, int], Evaluator]:
+    """At most `number` records of a file, how many there are of each kind, and the evaluator.
 
     Raises:
-        InputError: a line of the file is not a record.
+        InputError: as `read_own_records` does.
     """
-    path = records / HELD_OUT
-    questions = [_question(record) for record in read_refined(path)] if path.exists() else []
+    records = read_own_records(file)
+    questions = [_question(record) for record in records]
     sizes = dict(Counter(question.category for question in questions))
     chosen = {question.id for question in sorted(questions, key=lambda item: draw(item.id, seed))[:number]}
-    data = sha256_of_file(path)[:16] if path.exists() else ""
+    data = sha256_of_json([record_to_json(record) for record in records])[:16]
     evaluator = Evaluator(name="callforge strict rule", version=version("callforge"), data=data)
     return [question for question in questions if question.id in chosen], sizes, evaluator
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.evaluations.groups import SIZES
-from components.evaluations.schema import Evaluator
+from components.evaluations.means import SIZES
+from components.evaluations.schema import AskedQuestion, Evaluator
 from components.files import read_json_lines
 from components.function_calls.prompt import Prompt, build_prompt
 from components.function_calls.record import Message, Record, Tool
@@ -41,6 +41,17 @@ class Question:
     gold: list[dict[str, Any]] | None
     record: Record | None = None
     """What it was made of, where it is a held-out record and not one of the benchmark's."""
+
+    def asked(self) -> AskedQuestion:
+        """What was asked, as an evaluation directory keeps it."""
+        return AskedQuestion(
+            id=self.id,
+            category=self.category,
+            messages=[asdict(message) for message in self.messages],
+            tools=[asdict(tool) for tool in self.tools],
+            gold=self.gold,
+            source=self.record.source if self.record else "",
+        )
 
     def prompt(self) -> Prompt:
         """The prompt that the model gets."""

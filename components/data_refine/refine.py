@@ -7,18 +7,16 @@ whole set can tell (duplicates, contradictions) and writes the four files. No ju
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from components.data_refine.duplicates import KeyTable
 from components.data_refine.grounding import check_grounding
@@ -26,7 +24,7 @@ from components.data_refine.overlap import QuestionIndex, bfcl_index
 from components.data_refine.rules import Finding, Keys, check_record, check_response, encode
 from components.data_refine.sample_source import sample_records
 from components.errors import InputError
-from components.files import atomic_write, sha256_of_json
+from components.files import gzip_lines, sha256_of_json
 from components.function_calls.formats.lines import FormatError, Limits
 from components.function_calls.formats.reader import Rejected, numbered_records
 from components.function_calls.json_text import check_size
@@ -47,7 +45,6 @@ _EXAMPLES = 3  # per reason, and per outcome without one, in the report
 _SOURCES = 200  # counted apart; more are counted together
 _LONGEST_SOURCE = 200  # characters
 _KEPT_OF_EXAMPLE = 20_000  # characters
-COMPRESSION = 3  # 6 takes three times as long for a file 14 % smaller
 
 _dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
@@ -206,7 +203,7 @@ def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: Key
     """Second pass: the spool and the findings of the whole set, side by side, to the four files."""
     tally = Tally()
     with ExitStack() as stack:
-        files = {name: stack.enter_context(_gzip_lines(folder / f"{name}.jsonl.gz")) for name in OUTCOMES}
+        files = {name: stack.enter_context(gzip_lines(folder / f"{name}.jsonl.gz")) for name in OUTCOMES}
         lines = stack.enter_context(spool.open(encoding="utf-8", errors="surrogatepass", newline="\n"))
         findings = table.findings()
         finding = next(findings, None)
@@ -227,17 +224,6 @@ def _write_all(config: DataRefineSettings, folder: Path, spool: Path, table: Key
         if not tally.outcome("qualified"):
             raise InputError(_nothing_left(config, tally))
     return tally
-
-
-@contextmanager
-def _gzip_lines(path: Path) -> Iterator[IO[str]]:
-    """A gzip text file, atomic, of equal bytes for equal content."""
-    with (
-        atomic_write(path, "wb") as raw,
-        gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=COMPRESSION, mtime=0) as packed,
-        io.TextIOWrapper(packed, "utf-8", errors="surrogatepass", newline="\n", write_through=False) as text,
-    ):
-        yield text
 
 
 def _nothing_left(config: DataRefineSettings, tally: Tally) -> str:

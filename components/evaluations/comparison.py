@@ -1,13 +1,17 @@
-"""Two evaluations on the same questions: may they be compared, what differs, and how sure that is. Pure functions."""
+"""Comparing is a step of its own, over outcomes: may evaluations be compared, what differs, how sure that is.
+
+Pure functions; compare.py reads the directories and writes the page.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from components.errors import InputError
-from components.evaluations.groups import GROUPS, Mean, category_weights
-from components.evaluations.intervals import Changes, Difference, paired_difference
+from components.evaluations.intervals import CONFIDENCE, Changes, Difference, paired_difference
+from components.evaluations.means import MEANS, Mean, category_weights
 from components.evaluations.schema import Evaluation, Outcome, Scores, by_category, question_shares
 
 
@@ -22,19 +26,32 @@ class Comparison:
     gained: Sequence[str] = ()
     lost: Sequence[str] = ()
 
-    def difference(self, mean: Mean) -> Difference | None:
+    def difference(self, mean: Mean, confidence: float = CONFIDENCE) -> Difference | None:
         """The paired difference of a mean over what was asked; None when no question of it was."""
         weights = category_weights(mean, self.changes)
-        return paired_difference(self.changes, weights) if weights else None
+        return paired_difference(self.changes, weights, confidence) if weights else None
 
     def category_difference(self, category: str) -> Difference:
         """The paired difference of one category."""
         return paired_difference(self.changes, {category: 1.0})
 
-    def group_differences(self) -> dict[str, Difference]:
-        """The paired difference of every group of which a question was asked."""
-        found = {group: self.difference(mean) for group, mean in GROUPS.items()}
-        return {group: difference for group, difference in found.items() if difference is not None}
+    def mean_differences(self) -> dict[str, Difference]:
+        """The paired difference of every mean of which a question was asked."""
+        found = {name: self.difference(mean) for name, mean in MEANS.items()}
+        return {name: difference for name, difference in found.items() if difference is not None}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Several models on the same questions: their evaluations by name, and every pair in the order of the names."""
+
+    evaluations: Mapping[str, Evaluation]
+    pairs: Mapping[tuple[str, str], Comparison]
+
+    @property
+    def scores(self) -> Mapping[str, Scores]:
+        """The sums of each model."""
+        return {name: evaluation.scores for name, evaluation in self.evaluations.items()}
 
 
 def obstacles(first: Scores, second: Scores) -> list[str]:
@@ -53,18 +70,43 @@ def obstacles(first: Scores, second: Scores) -> list[str]:
     return [f"{name}: {one} and {two}" for name, (one, two) in pairs.items() if one != two]
 
 
-def compare(first: Evaluation, second: Evaluation) -> Comparison:
-    """Pair the outcomes of two models by question.
+def compare(first: Evaluation, second: Evaluation, names: tuple[str, str] = ("", "")) -> Comparison:
+    """Pair the outcomes of two models by question; those on own records are not looked at.
+
+    Args:
+        names: what errors call the two, where others than their own.
 
     Raises:
         InputError: they were measured differently (see obstacles).
     """
     if found := obstacles(first.scores, second.scores):
+        one, two = (name or item.scores.model.name for name, item in zip(names, (first, second), strict=True))
         raise InputError(
-            f"{second.scores.model.name} and {first.scores.model.name} cannot be compared, because they were not "
-            f"measured in the same way ({'; '.join(found)}); evaluate both with the same settings"
+            f"{two} and {one} cannot be compared, because they were not measured in the same way "
+            f"({'; '.join(found)}); evaluate both with the same settings"
         )
     return compare_outcomes(first.outcomes, second.outcomes)
+
+
+def compare_models(models: Mapping[str, Evaluation]) -> Compared:
+    """Pair the outcomes of every two models by question; those on own records are not looked at.
+
+    Raises:
+        InputError: two of them were measured differently (see obstacles).
+    """
+    pairs = {(one, two): compare(models[one], models[two], (one, two)) for one, two in combinations(models, 2)}
+    return Compared(models, pairs)
+
+
+def own_obstacle(models: Mapping[str, Evaluation]) -> str:
+    """Why the models cannot be compared on own records, in words; "" where they can, or no model was asked any."""
+    asked = {name: one.own.scores for name, one in models.items() if one.own is not None}
+    if asked and len(asked) < len(models):
+        return f"own records were asked of {' and '.join(asked)} only"
+    for (one, first), (two, second) in combinations(asked.items(), 2):
+        if found := obstacles(first, second):
+            return f"own records were not measured in the same way for {one} and {two} ({'; '.join(found)})"
+    return ""
 
 
 def compare_outcomes(first: Sequence[Outcome], second: Sequence[Outcome]) -> Comparison:

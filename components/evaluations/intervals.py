@@ -1,4 +1,4 @@
-"""95 % intervals of a share, of a weighted mean of shares, and of a paired difference. Formulas only."""
+"""Intervals of a share, of a weighted mean of shares, and of a paired difference; 95 % where nothing else is said."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import comb
 from statistics import NormalDist
 
-Z = NormalDist().inv_cdf(0.975)
+CONFIDENCE = 0.95
+Z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 def wilson_interval(correct: float, n: float) -> tuple[float, float]:
@@ -63,7 +64,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A (weighted mean) difference in accuracy with its 95 % interval, over `questions` questions."""
+    """A (weighted mean) difference in accuracy with its interval, over `questions` questions."""
 
     questions: int
     mean: float
@@ -71,7 +72,9 @@ class Difference:
     high: float
 
 
-def paired_difference(changes: Mapping[str, Changes], weights: Mapping[str, float]) -> Difference:
+def paired_difference(
+    changes: Mapping[str, Changes], weights: Mapping[str, float], confidence: float = CONFIDENCE
+) -> Difference:
     """The weighted mean of the categories' differences.
 
     One category: the adjusted Wald interval for paired shares (Bonett and Price 2012, J. Educ. Behav. Stat. 37:479),
@@ -88,7 +91,7 @@ def paired_difference(changes: Mapping[str, Changes], weights: Mapping[str, floa
         mean += weight * found.total / found.n
         centre += weight * shrunk
         variance += weight * weight * spread / (found.n * (1 + added))
-    half = Z * math.sqrt(variance)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance)
     return Difference(
         sum(sizes.values()), mean, max(-1.0, min(mean, centre - half)), min(1.0, max(mean, centre + half))
     )

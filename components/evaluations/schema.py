@@ -1,39 +1,34 @@
-"""What an evaluation directory says: scores.json and outcomes.jsonl, made here and read here, nowhere else.
+"""What an evaluation directory says: the types of its files, and the sums that follow from the outcomes.
 
 scores.json has what was measured, how, and the sums; outcomes.jsonl has a line for each answer, and the sums follow
-from it. What is right was decided by the evaluator.
+from it; questions.jsonl.gz has what was asked, for pages. What is right was decided by the evaluator. The files
+themselves are directory.py's.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from components.errors import InputError
-from components.evaluations.groups import GROUPS, OFFICIAL, OWN, category_weights, official_means
 from components.evaluations.intervals import mean_interval, wilson_interval
-from components.files import atomic_write, read_json, sha256_of_json, write_json
-
-SCORES, OUTCOMES = "scores.json", "outcomes.jsonl"
-LARGEST_OUTCOMES = 1024 * 2**20  # bytes; some five million answers
+from components.evaluations.means import MEANS, OFFICIAL, OWN, category_weights, official_means
+from components.files import sha256_of_json
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Interval = tuple[Share, Share]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
     # An unknown key is refused: what a reader does not know it cannot compare by.
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-class Outcome(_Part):
+class Outcome(Part):
     """One answer, graded.
 
     `reason` is "" when it is right, else the evaluator's code. `form` is the code of parse_turn for the whole turn, ""
@@ -51,7 +46,7 @@ class Outcome(_Part):
     completion_tokens: Count
 
 
-class EvaluatedModel(_Part):
+class EvaluatedModel(Part):
     """What was evaluated: `name` for people, `weights_sha256` of its own files (an adapter's only), for machines."""
 
     name: str
@@ -61,7 +56,7 @@ class EvaluatedModel(_Part):
     """Of the base model below an adapter; None for a whole model."""
 
 
-class Evaluator(_Part):
+class Evaluator(Part):
     """Who graded."""
 
     name: str
@@ -69,7 +64,7 @@ class Evaluator(_Part):
     data: str
 
 
-class Sampling(_Part):
+class Sampling(Part):
     """How the answers were drawn; temperature 0 is greedy."""
 
     temperature: Annotated[float, Field(ge=0)]
@@ -80,7 +75,7 @@ class Sampling(_Part):
     sampler: str = "transformers"
 
 
-class Asked(_Part):
+class Asked(Part):
     """Which questions: `asked` of the benchmark's `of`, and the sha256 over their ids in order."""
 
     asked: Count
@@ -94,7 +89,7 @@ class Asked(_Part):
         return self.asked < self.of
 
 
-class CategoryScore(_Part):
+class CategoryScore(Part):
     """Sums of one category. `correct` is a sum of shares where a question was answered several times."""
 
     n: Annotated[int, Field(ge=1)]
@@ -108,15 +103,15 @@ class CategoryScore(_Part):
     mean_completion_tokens: Annotated[float, Field(ge=0)]
 
 
-class GroupScore(_Part):
-    """A mean over those categories of a group that were asked."""
+class MeanScore(Part):
+    """A mean over those of its categories that were asked (means.py)."""
 
     questions: Count
     accuracy: Share
     interval: Interval
 
 
-class Scores(_Part):
+class Scores(Part):
     """Contents of scores.json. `rescore` is the command that grades the generations again with the official tool."""
 
     model: EvaluatedModel
@@ -126,7 +121,7 @@ class Scores(_Part):
     sampling: Sampling
     questions: Asked
     categories: Annotated[dict[str, CategoryScore], Field(min_length=1)]
-    groups: dict[str, GroupScore]
+    means: dict[str, MeanScore]
     official: dict[str, Share]
     rescore: str = ""
 
@@ -142,12 +137,30 @@ class Scores(_Part):
         return self
 
 
+class AskedQuestion(Part):
+    """What was asked: messages, tools and gold as in a record's JSON; `gold` is None where there is no answer key.
+
+    `source` is where one's own record came from, "" for the benchmark's questions.
+    """
+
+    id: str
+    category: str
+    messages: list[dict[str, Any]]
+    tools: list[dict[str, Any]]
+    gold: list[dict[str, Any]] | None
+    source: str = ""
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """An evaluation directory in memory; outcomes in the order of the questions, samples of one side by side."""
+    """One model's evaluation; outcomes in the order of the questions, samples of one side by side.
+
+    own: of the same model on one's own records, where they were asked beside the benchmark.
+    """
 
     scores: Scores
     outcomes: Sequence[Outcome]
+    own: Evaluation | None = None
 
 
 def questions_digest(ids: Iterable[str]) -> str:
@@ -187,7 +200,7 @@ def make_scores(
             ids_sha256=questions_digest(question_shares(outcomes)),
         ),
         categories=categories,
-        groups=group_scores(categories),
+        means=mean_scores(categories),
         official=official_means(accuracy),
         rescore=rescore,
     )
@@ -229,17 +242,17 @@ def by_category(outcomes: Iterable[Outcome]) -> dict[str, list[Outcome]]:
     return found
 
 
-def group_scores(categories: Mapping[str, CategoryScore]) -> dict[str, GroupScore]:
-    """The mean of each group over those of its categories that were asked; a group without any is absent."""
+def mean_scores(categories: Mapping[str, CategoryScore]) -> dict[str, MeanScore]:
+    """Every mean over those of its categories that were asked; one without any is absent."""
     shares = {name: entry.accuracy for name, entry in categories.items()}
     sizes = {name: entry.n for name, entry in categories.items()}
-    groups = {}
-    for group, parts in GROUPS.items():
+    found = {}
+    for name, parts in MEANS.items():
         if weights := category_weights(parts, categories):
             mean, interval = mean_interval(shares, sizes, weights)
-            asked = sum(sizes[name] for name in weights)
-            groups[group] = GroupScore(questions=asked, accuracy=mean, interval=interval)
-    return groups
+            asked = sum(sizes[category] for category in weights)
+            found[name] = MeanScore(questions=asked, accuracy=mean, interval=interval)
+    return found
 
 
 def _counts(codes: Iterable[str]) -> dict[str, int]:
@@ -247,84 +260,8 @@ def _counts(codes: Iterable[str]) -> dict[str, int]:
 
 
 def flat_metrics(scores: Scores) -> dict[str, float]:
-    """The scores as metrics: each category, `mean_<group>` over what was asked, and the official overall."""
+    """The scores as metrics: each category, `mean_<mean>` over what was asked, and the official overall."""
     metrics = {name: entry.accuracy for name, entry in scores.categories.items()}
-    metrics |= {f"mean_{name}": entry.accuracy for name, entry in scores.groups.items() if name not in OWN}
+    metrics |= {f"mean_{name}": entry.accuracy for name, entry in scores.means.items() if name not in OWN}
     of_leaderboard = category_weights(OFFICIAL["overall"], scores.categories)
     return metrics | ({"official_overall": scores.official["overall"]} if of_leaderboard else {})
-
-
-def write_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Write outcomes.jsonl and then scores.json into `folder`, each whole or not at all."""
-    with atomic_write(folder / OUTCOMES) as file:
-        file.writelines(outcome.model_dump_json() + "\n" for outcome in evaluation.outcomes)
-    write_json(folder / SCORES, evaluation.scores.model_dump(mode="json"))
-
-
-def holds_evaluation(folder: Path) -> bool:
-    """Whether `folder` is meant as an evaluation directory: it has a scores.json, of whatever content."""
-    return (folder / SCORES).exists()
-
-
-def read_scores(folder: Path) -> Scores:
-    """scores.json of an evaluation directory.
-
-    Raises:
-        InputError: there is none, or it is not one of ours; the text says why.
-    """
-    path = folder / SCORES
-    try:
-        return _validated(Scores, json.dumps(read_json(path)), path)
-    except FileNotFoundError:
-        raise InputError(f"evaluation {folder}: there is no {SCORES}; name the folder of an evaluation") from None
-
-
-def read_evaluation(folder: Path) -> Evaluation:
-    """An evaluation directory: its scores, and the outcomes that they are the sums of.
-
-    Raises:
-        InputError: a file is missing, is not one of ours, or the two do not belong together; the text says why.
-    """
-    scores = read_scores(folder)
-    path = folder / OUTCOMES
-    outcomes = _read_outcomes(path)
-    seen = {(outcome.id, outcome.sample) for outcome in outcomes}
-    if len(seen) < len(outcomes):
-        raise InputError(f"{path}: not ours, because a sample of a question is there twice")
-    if questions_digest(question_shares(outcomes)) != scores.questions.ids_sha256:
-        raise InputError(f"{path}: it does not belong to {SCORES} beside it, because it has other questions")
-    for name, found in by_category(outcomes).items():
-        said, shares = scores.categories.get(name), question_shares(found)
-        if said is None or (said.n, said.correct) != (len(shares), sum(shares.values())):
-            raise InputError(
-                f"{path}: it does not belong to {SCORES} beside it, because {name} has {sum(shares.values()):g} of "
-                f"{len(shares)} right here and {f'{said.correct:g} of {said.n}' if said else 'nothing'} there"
-            )
-    return Evaluation(scores, outcomes)
-
-
-def _read_outcomes(path: Path) -> list[Outcome]:
-    try:
-        if path.stat().st_size > LARGEST_OUTCOMES:
-            raise InputError(f"{path}: not ours, because it is larger than {LARGEST_OUTCOMES:,} bytes")
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        raise InputError(f"evaluation {path.parent}: there is no {OUTCOMES}; evaluate the model again") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    return [_validated(Outcome, line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
-
-
-AnyPart = TypeVar("AnyPart", bound=_Part)
-
-
-def _validated(kind: type[AnyPart], text: str | bytes, where: object) -> AnyPart:
-    """JSON text as `kind`: read as JSON, where a list may stand for a tuple, and strict otherwise."""
-    try:
-        return kind.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        message = message[:1].lower() + message[1:]
-        raise InputError(f"{where}: not ours, because {f'{field}: ' if field else ''}{message}") from None

@@ -74,12 +74,12 @@ def resolve_model(reference: Path | str, base: ResolvedModel | None = None) -> R
     Raises:
         InputError: as resolve_base_model; or the adapter was made for other weights than its base model has here.
     """
-    path = expand_home(str(reference))
+    path = _directory_of(str(reference)) if is_remote(str(reference)) else expand_home(str(reference))
     if not _is_directory(path):
         return resolve_base_model(str(reference))
     path = path / "model" if (path / "model").is_dir() else path
     if not holds_adapter(path):
-        return resolve_base_model(str(path))
+        return resolve_base_model(str(reference) if is_remote(str(reference)) else str(path))
     card = read_card(path)
     if base is None or base.reference != card.base_model.reference:
         base = resolve_base_model(card.base_model.reference)
@@ -250,7 +250,8 @@ def _s3_folder(uri: str) -> str:
 
 def _from_s3(uri: str, folder: Path) -> None:
     download_folder(uri, folder)
-    _check(folder, uri)  # before it counts as whole: a repaired prefix is fetched again
+    if not holds_adapter(folder):
+        _check(folder, uri)  # before it counts as whole: a repaired prefix is fetched again
 
 
 def package_weights(name: str) -> Path:

@@ -4,60 +4,58 @@ tags at promotion. Judges nothing.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from components.errors import InputError
-from components.evaluations.schema import OUTCOMES, SCORES, Evaluation, holds_evaluation, read_evaluation, read_scores
+from components.evaluations.directory import (
+    OUTCOMES,
+    OWN_FOLDER,
+    SCORES,
+    evaluation_folder,
+    holds_evaluation,
+    read_evaluation,
+    read_scores,
+)
+from components.evaluations.schema import Evaluation
 from components.files import sha256_of_file, sha256_of_json
 from components.model_registration.gate import Decision, against_base, against_champion, refused
-from components.services.storage import download_folder, upload_file
+from components.services.storage import upload_file
 
 EVALUATION_TAG, BASE_EVALUATION_TAG = "callforge.evaluation", "callforge.base_evaluation"
 
 
-def find_evaluation(folder: Path, weights_sha256: str) -> Path:
-    """The evaluation directory of these weights among those in `folder`, whatever they are called; `folder` itself
-    where it is one.
+def find_evaluations(folder: Path, weights_sha256: str, base_sha256: str) -> dict[str, Path]:
+    """The model's evaluation directory and, where there is one beside it, its base's, by the tag that leads to each.
+
+    They are told by the weights that were evaluated: `folder` is one itself, or holds some under any names.
 
     Raises:
-        InputError: none of them is of these weights, or one is not ours.
+        InputError: there is none, one is not ours, or none is of those very weights; promotion decides by it.
     """
-    if holds_evaluation(folder):
-        return folder
-    evaluated = {path.parent: read_scores(path.parent).model.weights_sha256 for path in folder.glob(f"*/{SCORES}")}
-    found = sorted(path for path, sha256 in evaluated.items() if sha256 == weights_sha256)
-    if not found:
-        there = ", ".join(f"{path.name} ({sha256})" for path, sha256 in sorted(evaluated.items())) or "nothing"
+    places = [folder] if holds_evaluation(folder) else [path for path in _folders(folder) if holds_evaluation(path)]
+    found = {read_scores(place).model.weights_sha256: place for place in places}
+    if weights_sha256 not in found:
+        others = ", ".join(f"{place} is of {sha}" for sha, place in found.items()) or "there is no evaluation directory"
         raise InputError(
-            f"evaluation {folder}: these weights (sha256 {weights_sha256}) were not evaluated there, but {there}; "
+            f"evaluation {folder}: it is not of this model, whose weights have the sha256 {weights_sha256} ({others}); "
             "evaluate this model, or name the evaluation of it"
         )
-    return found[0]
+    wanted = {EVALUATION_TAG: weights_sha256, BASE_EVALUATION_TAG: base_sha256}
+    return {tag: found[sha] for tag, sha in wanted.items() if sha in found}
 
 
-def evaluation_of(folder: Path, weights_sha256: str) -> Evaluation:
-    """The evaluation directory `folder`, of those very weights.
-
-    Raises:
-        InputError: it is not one of ours, or says that other weights were evaluated; promotion decides by it.
-    """
-    evaluation = read_evaluation(folder)
-    evaluated = evaluation.scores.model.weights_sha256
-    if evaluated != weights_sha256:
-        raise InputError(
-            f"{folder / SCORES}: these are the scores of other weights (sha256 {evaluated}, the model's is "
-            f"{weights_sha256}); evaluate this model, or name the evaluation of it"
-        )
-    return evaluation
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
 
 
 def publish_evaluation(folder: Path, root: str) -> str:
-    """Upload scores and outcomes to a place below `root` that is named by their content; returns its address."""
-    sha = sha256_of_json({name: sha256_of_file(folder / name) for name in (OUTCOMES, SCORES)})
-    uri = f"{root}/evaluations/{sha[:16]}"
-    for name in (OUTCOMES, SCORES):
+    """Upload scores and outcomes, those on own records as well, to a place below `root` that is named by their content;
+    returns its address."""
+    files = [f"{below}{name}" for below in (f"{OWN_FOLDER}/", "") for name in (OUTCOMES, SCORES)]
+    shas = {name: sha256_of_file(folder / name) for name in files if (folder / name).exists()}
+    uri = f"{root}/evaluations/{sha256_of_json(shas)[:16]}"
+    for name in shas:
         upload_file(folder / name, f"{uri}/{name}")
     return uri
 
@@ -76,13 +74,12 @@ def decide(candidate: Mapping[str, str], champion: Mapping[str, str] | None) -> 
         return against_champion(_fetched(candidate[EVALUATION_TAG]), _fetched(champion[EVALUATION_TAG]))
     if BASE_EVALUATION_TAG not in candidate:
         return refused(
-            "there is no champion, and its base was not evaluated beside it; evaluate the base into base/ of a folder "
-            "and the model into another folder there, and register the model with that folder"
+            "there is no champion, and its base was not evaluated beside it; evaluate both (`callforge evaluate BASE "
+            "MODEL --out DIR`) and register the model with --evaluation DIR"
         )
     return against_base(_fetched(candidate[EVALUATION_TAG]), _fetched(candidate[BASE_EVALUATION_TAG]))
 
 
 def _fetched(uri: str) -> Evaluation:
-    with tempfile.TemporaryDirectory(prefix="callforge-") as folder:
-        download_folder(uri, Path(folder))
-        return read_evaluation(Path(folder))
+    with evaluation_folder(uri) as folder:
+        return read_evaluation(folder)

@@ -9,10 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.evaluations.schema import Scores, flat_metrics
+from components.evaluations.schema import Evaluation, flat_metrics
 from components.language_models.model_card import ModelCard
 
-HEADLINES = (("bfcl.mean_calls", "BFCL calls right"), ("bfcl.mean_irrelevance", "no call where none fits"))
+HEADLINES = (
+    ("own.calls", "own calls right"),
+    ("own.no_call", "no call where none fits on own records"),
+    ("bfcl.mean_calls", "BFCL calls right"),
+    ("bfcl.mean_irrelevance", "no call where none fits"),
+)
 REGISTERED = (
     "callforge.run_id", "callforge.stage", "callforge.commit", "callforge.base_model", "callforge.prompt_version",
     "callforge.dtype", "callforge.manifest_sha256", "callforge.evaluation", "callforge.base_evaluation",
@@ -20,13 +25,13 @@ REGISTERED = (
 )  # fmt: skip
 
 
-def lineage_tags(card: ModelCard, run_id: str, scores: Scores | None) -> dict[str, str]:
+def lineage_tags(card: ModelCard, run_id: str, evaluation: Evaluation | None) -> dict[str, str]:
     """Tags that lead back to run, code, data, base model and scores.
 
     Args:
         card: callforge.json of the model; its `parents` are digests of what it was made from (records, adapters).
         run_id: of the pipeline's run.
-        scores: of the model's evaluation, None when there is none.
+        evaluation: of the model, None when there is none.
     """
     tags = {
         "callforge.run_id": run_id,
@@ -38,14 +43,15 @@ def lineage_tags(card: ModelCard, run_id: str, scores: Scores | None) -> dict[st
     }
     tags |= {f"callforge.parent.{name}": digest for name, digest in sorted(card.parents.items())}
     tags |= {f"callforge.library.{name}": text for name, text in sorted(card.library_versions.items())}
-    return tags | (score_tags(scores) if scores else {})
+    return tags | (score_tags(evaluation) if evaluation else {})
 
 
 def registered_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Of the tags those that are registered: what callforge and people look for. The rest is in the model's card
     (callforge.json), in its scores.json, and in registration.json.
     """
-    return {name: text for name, text in tags.items() if name in REGISTERED or name.startswith(("kfp.", "bfcl.mean_"))}
+    kept = ("kfp.", "bfcl.mean_", "own.")
+    return {name: text for name, text in tags.items() if name in REGISTERED or name.startswith(kept)}
 
 
 def description(tags: Mapping[str, str]) -> str:
@@ -56,18 +62,28 @@ def description(tags: Mapping[str, str]) -> str:
     return f"{text}. {scored[0].upper()}{scored[1:]}. Weights, tokenizer and callforge.json are below the source path."
 
 
-def score_tags(scores: Scores) -> dict[str, str]:
-    """`bfcl.<category>` and `bfcl.mean_<group>` as shares of 1, the official overall, and what they were measured with.
+def score_tags(evaluation: Evaluation) -> dict[str, str]:
+    """`bfcl.<category>` and `bfcl.mean_<mean>` as shares of 1, the official overall, what they were measured with; and
+    `own.calls`, `own.no_call` where own records were asked.
 
     For people who look at a version; the gate decides by the evaluation itself (evidence.py).
     """
+    scores, own = evaluation.scores, {}
+    if evaluation.own is not None:
+        asked = evaluation.own.scores
+        own = {f"own.{name.removeprefix('own_')}": f"{share:.4f}" for name, share in flat_metrics(asked).items()}
+        own |= {"own.questions": f"{asked.questions.asked} of {asked.questions.of}", "own.data": asked.evaluator.data}
     sampling = scores.sampling.model_dump(mode="json") | {"prompt": scores.prompt_version}
-    return {f"bfcl.{name}": f"{share:.4f}" for name, share in flat_metrics(scores).items()} | {
-        "bfcl.evaluator": f"{scores.evaluator.name} {scores.evaluator.version}",
-        "bfcl.questions": f"{scores.questions.asked} of {scores.questions.of}",
-        "bfcl.questions_sha256": scores.questions.ids_sha256,
-        "bfcl.sampling": json.dumps(sampling, sort_keys=True),
-    }
+    return (
+        own
+        | {f"bfcl.{name}": f"{share:.4f}" for name, share in flat_metrics(scores).items()}
+        | {
+            "bfcl.evaluator": f"{scores.evaluator.name} {scores.evaluator.version}",
+            "bfcl.questions": f"{scores.questions.asked} of {scores.questions.of}",
+            "bfcl.questions_sha256": scores.questions.ids_sha256,
+            "bfcl.sampling": json.dumps(sampling, sort_keys=True),
+        }
+    )
 
 
 def kfp_tags(client: Any, mlflow_run: str) -> dict[str, str]:

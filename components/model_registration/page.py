@@ -9,7 +9,7 @@ from typing import Any
 from components.model_registration.lineage import HEADLINES
 from components.services.report import Block, Link, Links, Table, Text, write_report
 
-_SCORES = "bfcl."  # tags that begin so are the evaluation's
+_SCORES = ("own.", "bfcl.")  # tags that begin so are the evaluation's
 
 
 def write_page(path: Path, registration: Mapping[str, Any]) -> None:

@@ -15,18 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError, WorkError
-from components.evaluations.schema import holds_evaluation
+from components.evaluations.directory import read_evaluation
 from components.files import read_json, sha256_of_file, sha256_of_json, write_json
 from components.language_models.base_models import ResolvedModel, resolve_model
 from components.language_models.model_card import read_card
 from components.language_models.model_directory import Dtype, merge_adapter
-from components.model_registration.evidence import (
-    BASE_EVALUATION_TAG,
-    EVALUATION_TAG,
-    evaluation_of,
-    find_evaluation,
-    publish_evaluation,
-)
+from components.model_registration.evidence import EVALUATION_TAG, find_evaluations, publish_evaluation
 from components.model_registration.lineage import description, kfp_tags, lineage_tags, registered_tags
 from components.model_registration.mlflow_model import MLMODEL, write_mlflow_files
 from components.model_registration.page import write_page
@@ -45,8 +39,8 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
     """Merge, upload, register.
 
     Args:
-        inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation` (may be missing), that of
-            bfcl_eval with evaluation directories of the model, of its base and of others, or the model's only.
+        inputs: `model`, the folder of the stage whose `model/` is registered; `evaluation` (may be missing), one with
+            evaluation directories of the model and of its base, or the model's only.
 
     Returns:
         `bytes` of the merged model, its number of `files`, and the `version`, when one was registered.
@@ -67,17 +61,14 @@ def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: 
             "MLFLOW_TRACKING_URI to merge without registering"
         )
     evidence: dict[str, Path] = {}  # evaluation directories, by the tag that leads to them
-    scores = None
+    evaluated = None
     if evaluation := inputs.get("evaluation"):
-        evidence[EVALUATION_TAG] = find_evaluation(evaluation, source.sha256)
-        scores = evaluation_of(evidence[EVALUATION_TAG], source.sha256).scores
-        if evidence[EVALUATION_TAG] != evaluation and holds_evaluation(evaluation / "base"):
-            evidence[BASE_EVALUATION_TAG] = evaluation / "base"
-            evaluation_of(evaluation / "base", card.base_model.sha256)
+        evidence = find_evaluations(evaluation, source.sha256, card.base_model.sha256)
+        evaluated = {tag: read_evaluation(folder) for tag, folder in evidence.items()}[EVALUATION_TAG]
     merged = outputs.checkpoints / f"merged-{config.save_dtype}"
     files = _merge(source, merged, config.save_dtype, for_mlflow=client is not None)
     sha = sha256_of_json(files)
-    tags = lineage_tags(card, outputs.run.run_id, scores)
+    tags = lineage_tags(card, outputs.run.run_id, evaluated)
     tags |= {SHA_TAG: sha, "callforge.dtype": config.save_dtype}
     registration: dict[str, Any] = {"model_name": config.model_name, "version": None, "alias": None}
     if root:

@@ -38,10 +38,11 @@ from components.settings import (
     read_layer,
     resolve_settings,
 )
-from components.stages.catalogue import ONE_EVALUATION, PREFLIGHT, STAGES, Stage
+from components.stages.catalogue import NAMED_MODELS, PREFLIGHT, STAGES, Stage
 from components.stages.folder import ERROR, MANIFEST, METRICS, Config, describe, write_config, write_failure
 from components.stages.local_run import join_run, run_folder
 from components.stages.publishing import resolve_published
+from components.stages.refined_records import own_records_file, read_own_records, with_records_file
 
 PARAMETERS = {
     "data": "data_refine.data",
@@ -54,6 +55,7 @@ PARAMETERS = {
     "experiment": "run.experiment",
     "artifact_root": "run.artifact_root",
     "run_id": "run.run_id",
+    "records": "bfcl_eval.records",
 }
 """The settings that a pipeline has parameters of their own for."""
 
@@ -89,8 +91,9 @@ def run(profile: str, parameters: dict[str, str], settings: str, model: str = ""
         given = named_settings(parameters)
         default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, "")}
         resolved = resolve_settings(default, json.loads(profile), given, read_layer(settings or "{}", "settings"))
+        resolved = with_records_file(resolved)
         with library_warnings():
-            found = problems(resolved, (ONE_EVALUATION,) if model else STAGES, here=folder is not None)
+            found = problems(resolved, (NAMED_MODELS,) if model else STAGES, here=folder is not None)
             if model:
                 found += filter(None, [_problem(partial(_check_model, model))])
         if found:
@@ -163,6 +166,8 @@ def _checks(settings: Settings, stages: Sequence[Stage], here: bool) -> Iterator
         yield partial(_check_data, settings)
     if "data_refine" in sections or "bfcl_eval" in sections:
         yield _check_evaluator
+    if "bfcl_eval" in sections and settings.bfcl_eval.records:
+        yield partial(_check_own_records, settings)
     if "sft_warmup" in sections:
         yield partial(_check_base_model, settings.sft_warmup.base_model, here)
     yield from sampler_checks(settings, sections, here)
@@ -196,6 +201,19 @@ def _check_data(settings: Settings) -> None:
         f"data_refine.data: {data}: no good record among the first {RECORDS_TRIED}; line {first.line}: {first.reason}: "
         f"{first.detail}"
     )
+
+
+def _check_own_records(settings: Settings) -> None:
+    """Every own record can be asked and graded, whatever share of them will be."""
+    name, file = "bfcl_eval.records", own_records_file(settings.bfcl_eval.records)
+    if not settings.bfcl_eval.own_records:
+        raise InputError(f"{name}: {file} is named, and bfcl_eval.own_records is 0; raise it, or name no records")
+    try:
+        records = read_own_records(file)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    if not records:
+        raise InputError(f"{name}: {file}: there is no record in it")
 
 
 def _check_base_model(reference: str, here: bool) -> None:

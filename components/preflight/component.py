@@ -23,6 +23,7 @@ def preflight(
     learning_rate: str = "auto",
     adapter_rank: str = "auto",
     model: str = "",
+    records: str = "auto",
 ) -> NamedTuple(  # type: ignore[valid-type]  # KFP reads the outputs from the inline form only
     "Resolved",
     [
@@ -45,6 +46,7 @@ def preflight(
         settings: JSON of further settings, e.g. {"egpo_rl.steps": 50}.
         job_id: the pipeline job's id.
         model: the model that the pipeline `evaluate` evaluates.
+        records: the own records that it asks beside BFCL.
     """
     from components.preflight.checks import resolved_model
     from components.preflight.checks import run as check
@@ -60,6 +62,7 @@ def preflight(
         "learning_rate": learning_rate,
         "adapter_rank": adapter_rank,
         "run_id": run_id if run_id != "auto" else job_id,
+        "records": records,
     }
     sections = check(profile, parameters, settings, model)
     return (

@@ -100,9 +100,9 @@ STAGES = (
         image=images.TRAIN,
         inputs={"records": "data_refine", "sft_warmup": "sft_warmup", "egpo_rl": "egpo_rl"},
         output="evaluation",
-        content=("*/scores.json", "*/outcomes.jsonl"),
+        content=("**/scores.json", "**/outcomes.jsonl"),
         renders_prompts=True,
-        version=3,
+        version=4,
     ),
     Stage(
         name="model_registration",
@@ -131,10 +131,7 @@ def find_stage(name: str) -> Stage:
     raise InputError(f"stage {name}: there is no such stage; known are {', '.join(NAMES[1:])}")
 
 
-ONE_EVALUATION = replace(
-    find_stage("bfcl_eval"),
-    function=_later("components.bfcl_eval.evaluate", "run_one"),
-    inputs={},
-    content=("scores.json", "outcomes.jsonl"),
+NAMED_MODELS = replace(
+    find_stage("bfcl_eval"), function=_later("components.bfcl_eval.evaluate", "run_models"), inputs={}
 )
-"""The evaluation of one model, wherever it is: the pipeline `evaluate` and `callforge evaluate`."""
+"""The evaluation of models wherever they are: the pipeline `evaluate` (one) and `callforge evaluate` (some)."""

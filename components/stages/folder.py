@@ -137,9 +137,9 @@ def describe(folder: Path, stage: str, work: str, content: tuple[str, ...], metr
 
 
 def _matches(name: str, pattern: str) -> bool:
-    """`fnmatch`, whose `*` stops at a slash unless the pattern says `**`."""
+    """`fnmatch`, whose `*` stops at a slash; `**/` stands for any folders, or none."""
     if "**" in pattern:
-        return fnmatch(name, pattern.replace("**/*", "*"))
+        return fnmatch(name, pattern.replace("**/", "*"))
     return fnmatch(name, pattern) and name.count("/") == pattern.count("/")
 
 

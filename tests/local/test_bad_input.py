@@ -131,8 +131,8 @@ def test_a_defect_shows_its_traceback_with_debug_alone(callforge):
 def test_help_is_fast_and_tells_every_command(callforge):
     done, imported = imports_of(callforge("--help", PYTHONPROFILEIMPORTTIME="1"))
     for command in (
-        "run", "refine", "sft", "egpo", "evaluate", "register", "compile", "upload", "submit", "promote", "rollback",
-        "doctor", "ui",
+        "run", "refine", "sft", "egpo", "evaluate", "compare", "register", "compile", "upload", "submit", "promote",
+        "rollback", "doctor", "ui",
     ):  # fmt: skip
         assert f" {command} " in done.stdout, command
     assert "typer" in imported

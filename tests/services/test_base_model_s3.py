@@ -8,8 +8,12 @@ from pathlib import Path
 import pytest
 
 from components.errors import InputError
-from components.language_models.base_models import cache_folder, resolve_base_model, weights_digest
+from components.language_models.adapters import attach_adapter
+from components.language_models.base_models import cache_folder, resolve_base_model, resolve_model, weights_digest
+from components.language_models.model_card import BaseModelReference, ModelCard
+from components.language_models.model_directory import load_model, save_adapter
 from components.services import storage
+from components.settings import AdapterSettings
 
 
 def test_a_model_in_s3_is_downloaded_once(
@@ -44,3 +48,18 @@ def test_a_prefix_without_a_model_leaves_nothing_in_the_cache(
     with pytest.raises(InputError, match="nothing below this prefix"):
         resolve_base_model(f"{root}/nothing")
     assert not [folder for folder in (cache_folder() / "models").iterdir() if not folder.name.startswith(".")]
+
+
+def test_an_adapter_in_s3_is_found_with_its_base(
+    root: str, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CALLFORGE_CACHE", str(tmp_path / "cache"))
+    reference = BaseModelReference(reference=str(tiny_model), sha256=weights_digest(tiny_model))
+    adapted = attach_adapter(load_model(resolve_model(tiny_model)).model, AdapterSettings(rank=2, alpha=4), seed=0)
+    save_adapter(adapted, tmp_path / "model", ModelCard(stage="egpo_rl", base_model=reference, prompt_version="1"))
+    storage.upload_folder(tmp_path / "model", f"{root}/adapter")
+    found = resolve_model(f"{root}/adapter")
+    assert found.base is not None and found.base.sha256 == reference.sha256
+    assert found.sha256 == weights_digest(tmp_path / "model")
+    with pytest.raises(InputError, match="it is an adapter"):
+        resolve_base_model(f"{root}/adapter")

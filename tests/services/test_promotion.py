@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
 from components.errors import GateError, InputError, WorkError
-from components.evaluations.schema import write_evaluation
+from components.evaluations.directory import write_evaluation
 from components.model_registration import change, promotion
 from components.model_registration.evidence import publish_evaluation
 from components.model_registration.gate import Decision, Rule
@@ -50,8 +52,9 @@ def registry(services, root, tmp_path):
         def published(self, share: float, **conditions) -> str:
             right = round(200 * share)
             marks = "1" * right + "0" * (200 - right)
-            write_evaluation(tmp_path, evaluation(dict.fromkeys(ASKED, marks), **conditions))
-            return publish_evaluation(tmp_path, f"{root}/{tmp_path.name}")
+            folder = Path(tempfile.mkdtemp(dir=tmp_path))
+            write_evaluation(folder, evaluation(dict.fromkeys(ASKED, marks), **conditions))
+            return publish_evaluation(folder, f"{root}/{tmp_path.name}")
 
         def alias(self, alias: str) -> str | None:
             return holder(self.client, self.name, alias)
@@ -113,10 +116,22 @@ def test_a_version_without_scores_is_refused(registry):
 
 def test_a_first_champion_is_held_against_its_base(registry):
     no_better = registry(0.0)
-    with pytest.raises(GateError, match="calls: not shown to be better than its base"):
+    with pytest.raises(GateError, match="not shown to be better than its base: calls"):
         promote(registry.name, no_better, "champion")
     assert registry.alias("champion") is None
     promote(registry.name, registry(0.5), "champion")
+
+
+def test_own_records_are_in_the_way_of_a_champion_that_lost_on_them(registry):
+    """They are beside the evaluation in S3, and read again from there."""
+    asked = {"own_calls": "1" * 200}
+    promote(registry.name, registry(0.5, own=evaluation(asked)), "champion")
+    worse = registry(0.7, own=evaluation(asked | {"own_calls": "10" * 100}))
+    with pytest.raises(InputError, match=r"own calls: it lost more than 5 points: -50\.0 points"):
+        promote(registry.name, worse, "champion")
+    unasked = registry(0.7)
+    with pytest.raises(InputError, match="own records: only the champion was asked some"):
+        promote(registry.name, unasked, "champion")
 
 
 def test_a_version_whose_base_was_not_evaluated_is_refused(registry):

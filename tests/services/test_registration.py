@@ -17,7 +17,8 @@ import torch
 from mlflow import MlflowClient
 
 from components.errors import InputError, WorkError
-from components.evaluations.schema import EvaluatedModel, read_evaluation, write_evaluation
+from components.evaluations.directory import read_evaluation, write_evaluation
+from components.evaluations.schema import EvaluatedModel
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import resolve_model, weights_digest
 from components.language_models.model_card import BaseModelReference, ModelCard, read_card
@@ -56,7 +57,8 @@ def inputs(tiny_model: Path, tmp_path: Path) -> dict[str, Path]:
         ("base", card.base_model.sha256, "0000"),
     ):
         model = EvaluatedModel(name=name, reference=name, weights_sha256=weights)
-        write_evaluation(tmp_path / "bfcl_eval" / name, evaluation({"multiple": marks}, model=model))
+        own = evaluation({"own_calls": marks[::-1], "own_no_call": "1"}, model=model)
+        write_evaluation(tmp_path / "bfcl_eval" / name, evaluation({"multiple": marks}, model=model, own=own))
     return {"model": tmp_path / "egpo_rl", "evaluation": tmp_path / "bfcl_eval"}
 
 
@@ -99,7 +101,8 @@ def test_the_version_is_the_model_and_says_where_it_comes_from(
     assert tags["callforge.base_model"] == str(tiny_model)
     assert tags["callforge.prompt_version"] == "1"
     assert tags["bfcl.mean_non_live"] == tags["bfcl.mean_calls"] == "0.7500"
-    assert tags["bfcl.questions"] == "4 of 200" and len(tags) <= 15
+    assert tags["bfcl.questions"] == "4 of 200" and len(tags) <= 18
+    assert (tags["own.calls"], tags["own.no_call"], tags["own.questions"]) == ("0.7500", "1.0000", "5 of 5")
     assert "BFCL calls right 75.0 % (4 of 200 questions)" in version.description
     everything = json.loads((tmp_path / "model_registration" / "registration.json").read_text())["tags"]
     assert everything["callforge.parent.records"] == "ab" * 32
@@ -244,17 +247,15 @@ def test_without_mlflow_and_s3_the_weights_stay_in_the_folder(
     assert verified_manifest(tmp_path / "model_registration") is not None
 
 
-@pytest.mark.parametrize("name", ["egpo_rl", "base"])
-def test_scores_of_other_weights_are_refused_before_the_merge(
-    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path, name: str
+def test_scores_of_other_weights_and_damaged_ones_are_refused_before_the_merge(
+    stage: Any, root: str, client: Any, inputs: dict[str, Path], tmp_path: Path
 ) -> None:
-    other = EvaluatedModel(name=name, reference=name, weights_sha256="ef" * 32)
-    write_evaluation(inputs["evaluation"] / name, evaluation({"multiple": "1110"}, model=other))
-    words = {
-        "egpo_rl": r"were not evaluated there, but base \(.*, egpo_rl \(efef",
-        "base": "base/scores.json: .* other weights",
-    }
-    with pytest.raises(InputError, match=words[name]):
+    (inputs["evaluation"] / "base" / "outcomes.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"base/outcomes.jsonl, line 1: not ours"):
+        stage(root)
+    other = EvaluatedModel(name="other", reference="other", weights_sha256="ef" * 32)
+    write_evaluation(inputs["evaluation"] / "egpo_rl", evaluation({"multiple": "1110"}, model=other))
+    with pytest.raises(InputError, match=r"bfcl_eval: it is not of this model, .*egpo_rl is of efefef"):
         stage(root)
     assert not list((tmp_path / "model_registration").rglob("*.safetensors"))
 

@@ -11,18 +11,19 @@ from typing import Any
 import pytest
 
 from components.bfcl_eval import evaluate, models
+from components.bfcl_eval.evaluate import MODELS
 from components.bfcl_eval.generations import Generation, Journal
 from components.bfcl_eval.questions import load_questions
-from components.bfcl_eval.summary import MODELS
 from components.errors import InputError
-from components.evaluations.schema import read_evaluation, read_scores
+from components.evaluations.directory import read_evaluation, read_scores
 from components.function_calls.record import record_to_json
 from components.language_models import base_models
 from components.language_models.samplers import Rollout
 from components.services.tracking import Tracker
 from components.settings import AdapterSettings, BfclEvalSettings, RunSettings
-from components.stages.catalogue import find_stage
+from components.stages.catalogue import NAMED_MODELS, find_stage
 from components.stages.execution import execute_stage
+from components.stages.folder import read_manifest
 from components.stages.outputs import Outputs
 from tests.unit.language_models.fake_vllm_server import fake_vllm_server
 
@@ -122,16 +123,16 @@ def test_three_evaluation_directories_and_a_comparison(done):
     assert "A sample: 9 of" in (folder / "report.html").read_text()
 
 
-def test_held_out_records_are_asked_beside_the_benchmark(done):
+def test_own_records_are_asked_beside_the_benchmark(done):
     folder, metrics = done
     for name in MODELS:
-        scores = read_evaluation(folder / "own" / name).scores
+        scores = read_evaluation(folder / name).own.scores
         assert scores.questions.asked == 4 and scores.evaluator.name == "callforge strict rule"
         assert set(scores.categories) <= {"own_calls", "own_no_call"}
         assert metrics[f"{name}.own_calls"] == scores.categories["own_calls"].accuracy
         assert not set(scores.categories) & set(read_evaluation(folder / name).scores.categories)
     page = (folder / "report.html").read_text()
-    assert page.index("Held-out records: calls") < page.index("BFCL: calls")
+    assert page.index("Own records: calls") < page.index("BFCL: calls")
 
 
 def test_outcomes_say_of_every_answer_what_the_generations_say(done):
@@ -174,7 +175,7 @@ def test_each_model_speaks_for_itself(done, stages, tiny_model, tmp_path):
     said = {name: turns(folder / name) for name in ("base", "sft_warmup", "egpo_rl")}
     assert said["base"] != said["sft_warmup"] != said["egpo_rl"] != said["base"]
     for name, model in (("base", tiny_model), ("egpo_rl", stages["egpo_rl"])):
-        evaluate.run_one(CONFIG, {"model": model}, outputs(tmp_path / name))
+        evaluate.run_models(CONFIG, {"model": model}, outputs(tmp_path / name))
         assert turns(tmp_path / name) == said[name]
         assert weights(tmp_path / name) == weights(folder / name)
         assert (tmp_path / name / "report.html").is_file()
@@ -190,6 +191,35 @@ def test_a_whole_model_is_evaluated_in_place_of_base_and_adapter(done, stages, t
     for name in ("base", "sft_warmup", "egpo_rl"):
         assert turns(tmp_path / "bfcl_eval" / name) == turns(done[0] / name)
     assert weights(tmp_path / "bfcl_eval" / "egpo_rl") == weights_digest(tmp_path / "egpo_rl" / "model")
+
+
+def test_named_models_are_asked_once_each_and_compared(done, stages, with_records, tiny_model, tmp_path, monkeypatch):
+    """Their own folders, own records of the settings, the same answers as in a run; the same weights only once."""
+    folder, metrics = done
+    places = {"tiny": tiny_model, "trained": stages["egpo_rl"], "again": tiny_model}
+    config = CONFIG.model_copy(update={"records": str(with_records["records"])})
+    stage = execute_stage(NAMED_MODELS, config, places, tmp_path / "named", RUN)
+    for name, of_run in (("tiny", "base"), ("trained", "egpo_rl"), ("again", "base")):
+        assert turns(tmp_path / "named" / name) == turns(folder / of_run)
+        assert turns(tmp_path / "named" / name / "own") == turns(folder / of_run / "own")
+        assert read_scores(tmp_path / "named" / name).model.name == name
+        assert {key: stage[f"{name}.{key}"] for key in ("multiple", "own_calls", "mean_calls")} == {
+            key: metrics[f"{of_run}.{key}"] for key in ("multiple", "own_calls", "mean_calls")
+        }
+    assert len(list((tmp_path / "named" / "checkpoints").glob("*.jsonl"))) == 4
+    page = (tmp_path / "named" / "report.html").read_text()
+    assert "<h1>Evaluation: tiny, trained, again</h1>" in page
+    content = read_manifest(tmp_path / "named").content
+    assert content != read_manifest(folder).content
+    assert {"tiny/own/scores.json", "tiny/questions.jsonl.gz"} <= set(read_manifest(tmp_path / "named").files)
+
+
+def test_a_single_model_is_its_stage_folder_and_a_place_is_no_part_of_its_scores(stages, tiny_model, tmp_path):
+    for place in ("here", "there"):
+        shutil.copytree(tiny_model, tmp_path / place / "tiny")
+        evaluate.run_models(CONFIG, {"model": tmp_path / place / "tiny"}, outputs(tmp_path / f"of {place}"))
+    here, there = ((tmp_path / f"of {place}" / "scores.json").read_bytes() for place in ("here", "there"))
+    assert here == there and read_scores(tmp_path / "of here").model.name == "tiny"
 
 
 def stage_of(tiny_model, folder: Path, stage: str, b: float) -> Path:
@@ -274,13 +304,13 @@ def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, mo
     """Greedy answers move with their neighbours' floats: a batch must have the same ones after a kill."""
     spies(monkeypatch)
     whole, torn = outputs(tmp_path / "whole"), outputs(tmp_path / "torn")
-    evaluate.run_one(CONFIG, {"model": tiny_model}, whole)
+    evaluate.run_models(CONFIG, {"model": tiny_model}, whole)
     (journal,) = whole.checkpoints.glob("*.jsonl")
     lines = journal.read_text().splitlines(keepends=True)
     torn.checkpoints.mkdir()
     (torn.checkpoints / journal.name).write_text("".join(lines[: 1 + answered]) + lines[1 + answered][:20])
     BatchSpy.asked = 0
-    evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
+    evaluate.run_models(CONFIG, {"model": tiny_model}, torn)
     assert turns(torn.folder) == turns(whole.folder)
     assert BatchSpy.asked == 9 - answered // 2 * 2
     kept = [json.loads(line)["answer"] for line in lines[1 : 1 + answered]]
@@ -288,7 +318,7 @@ def test_a_torn_batch_is_asked_again_whole_and_no_other(tiny_model, tmp_path, mo
     now = {line["id"]: line["latency"] for line in results(torn.folder)}
     assert {key: now[key] for key in latencies} == latencies
     BatchSpy.asked = 0
-    evaluate.run_one(CONFIG, {"model": tiny_model}, torn)
+    evaluate.run_models(CONFIG, {"model": tiny_model}, torn)
     assert BatchSpy.asked == 0
 
 
@@ -340,7 +370,7 @@ def test_answers_from_a_damaged_line_on_are_asked_again(damage, tmp_path, capsys
 
 def test_a_prompt_that_is_too_long_is_wrong_with_a_reason(tiny_model, tmp_path):
     config = CONFIG.model_copy(update={"max_prompt_tokens": 16, "categories": ("irrelevance", "multiple")})
-    metrics = evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
+    metrics = evaluate.run_models(config, {"model": tiny_model}, outputs(tmp_path))
     assert metrics["irrelevance"] == metrics["multiple"] == 0.0  # silence does not earn irrelevance
     assert read_scores(tmp_path).categories["irrelevance"].reasons == {"prompt_too_long": 3}
 
@@ -349,7 +379,7 @@ def test_the_models_context_is_a_limit_as_well(tiny_model, tmp_path):
     config = CONFIG.model_copy(
         update={"max_prompt_tokens": 100_000, "max_new_tokens": 4090, "categories": ("multiple",)}
     )
-    evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
+    evaluate.run_models(config, {"model": tiny_model}, outputs(tmp_path))
     assert read_scores(tmp_path).categories["multiple"].reasons == {"prompt_too_long": 3}
 
 
@@ -357,18 +387,18 @@ def test_the_models_context_is_a_limit_as_well(tiny_model, tmp_path):
 def test_a_context_without_room_for_a_prompt_is_refused(tiny_model, tmp_path, max_new_tokens):
     config = CONFIG.model_copy(update={"max_new_tokens": max_new_tokens})
     with pytest.raises(InputError, match=f"bfcl_eval.max_new_tokens: {max_new_tokens} leaves no room .* 4096 tokens"):
-        evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path))
+        evaluate.run_models(config, {"model": tiny_model}, outputs(tmp_path))
 
 
 def test_sampled_answers_do_not_depend_on_the_company(tiny_model, tmp_path):
     config = CONFIG.model_copy(update={"temperature": 1.0, "batch_size": 9})
-    evaluate.run_one(config, {"model": tiny_model}, outputs(tmp_path / "all"))
+    evaluate.run_models(config, {"model": tiny_model}, outputs(tmp_path / "all"))
     alone = config.model_copy(update={"categories": ("irrelevance",), "batch_size": 1})
-    evaluate.run_one(alone, {"model": tiny_model}, outputs(tmp_path / "alone"))
+    evaluate.run_models(alone, {"model": tiny_model}, outputs(tmp_path / "alone"))
     some = turns(tmp_path / "alone")
     assert some == {key: value for key, value in turns(tmp_path / "all").items() if key in some}
     other = alone.model_copy(update={"seed": 1})
-    evaluate.run_one(other, {"model": tiny_model}, outputs(tmp_path / "other"))
+    evaluate.run_models(other, {"model": tiny_model}, outputs(tmp_path / "other"))
     assert turns(tmp_path / "other") != some
 
 
@@ -376,7 +406,7 @@ def test_a_model_that_is_not_there_is_named(stages, tmp_path):
     with pytest.raises(InputError, match="nowhere"):
         evaluate.run(CONFIG, stages | {"egpo_rl": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
     with pytest.raises(InputError, match="nowhere"):
-        evaluate.run_one(CONFIG, {"model": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
+        evaluate.run_models(CONFIG, {"model": tmp_path / "nowhere"}, outputs(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("rank", ["four", None])
@@ -385,7 +415,7 @@ def test_an_adapter_without_a_rank_is_named(stages, tmp_path, rank):
     config = tmp_path / "model" / "model" / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"r": rank}))
     with pytest.raises(InputError, match=f"adapter_config.json: r is {rank}"):
-        evaluate.run_one(CONFIG, {"model": tmp_path / "model"}, outputs(tmp_path / "out"))
+        evaluate.run_models(CONFIG, {"model": tmp_path / "model"}, outputs(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(("setting", "value"), [("categories", ("simple_java",))])

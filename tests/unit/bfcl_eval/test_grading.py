@@ -8,7 +8,7 @@ import pytest
 
 from components.bfcl_eval.grading import grade
 from components.bfcl_eval.questions import Question, load_questions
-from components.evaluations.groups import SIZES
+from components.evaluations.means import SIZES
 from components.function_calls.prompt import ToolNames, render_calls
 
 # Gold answers that the official checker refuses, for faults of the gold itself: an argument the schema lacks, or a

@@ -20,7 +20,7 @@ from components.bfcl_eval.evaluate import grade_answer
 from components.bfcl_eval.generations import Generation, write_results
 from components.bfcl_eval.grading import OFFICIAL_NAME
 from components.bfcl_eval.questions import Question, load_questions
-from components.evaluations.groups import SIZES, official_means
+from components.evaluations.means import SIZES, official_means
 from components.evaluations.schema import category_scores
 from components.function_calls.prompt import ToolNames, render_calls
 
@@ -94,15 +94,15 @@ def test_the_official_tool_agrees(sample, gold_calls, tmp_path):
         assert 0 < entry.correct < entry.n, f"{category}: the check would not notice"
         assert len(wrong) == entry.n - entry.correct
     if not sample:
-        groups = official_means({category: entry.accuracy for category, entry in ours.items()})
+        means = official_means({category: entry.accuracy for category, entry in ours.items()})
         with (tmp_path / "score" / "data_overall.csv").open() as file:
             (row,) = csv.DictReader(file)
-        for column, group in (
+        for column, mean in (
             ("Overall Acc", "overall"),
             ("Live Acc", "live"),
             ("Irrelevance Detection", "irrelevance"),
         ):
-            assert row[column] == f"{100 * groups[group]:.2f}%", column
+            assert row[column] == f"{100 * means[mean]:.2f}%", column
         with Path(tmp_path / "score" / "data_non_live.csv").open() as file:
             (row,) = csv.DictReader(file)
-        assert row["Non-Live Overall Acc"] == f"{100 * groups['non_live']:.2f}%", row
+        assert row["Non-Live Overall Acc"] == f"{100 * means['non_live']:.2f}%", row

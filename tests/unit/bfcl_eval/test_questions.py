@@ -12,7 +12,7 @@ import pytest
 from components.bfcl_eval import questions as module
 from components.bfcl_eval.questions import load_questions
 from components.errors import InputError
-from components.evaluations.groups import SIZES
+from components.evaluations.means import SIZES
 from components.function_calls.prompt import ToolNames
 
 ALL = tuple(SIZES)
@@ -97,7 +97,7 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch):
 def test_nothing_heavy_is_imported_and_no_folder_made(tmp_path):
     code = (
         "import sys; from components.bfcl_eval.questions import load_questions; load_questions(('multiple',));"
-        "from components.bfcl_eval.summary import summary_table;"
+        "from components.bfcl_eval.evaluate import MODELS;from components.evaluations.tables import scores_table;"
         "assert not {'bfcl_eval', 'torch', 'transformers', 'matplotlib'} & set(sys.modules), sys.modules.keys();"
         "from components.bfcl_eval.grading import grade; grade(load_questions(('multiple',))[0], '[f(a=1)]');"
         "assert not {'torch', 'openai', 'bfcl_eval.constants.eval_config'} & set(sys.modules)"

@@ -6,7 +6,7 @@ import pytest
 
 from components.errors import InputError
 from components.evaluations.comparison import compare, obstacles
-from components.evaluations.groups import BALANCE
+from components.evaluations.means import BALANCE
 from components.evaluations.schema import Evaluator
 from tests.evaluation_support import evaluation
 
@@ -19,7 +19,7 @@ def test_questions_are_paired_and_named():
     assert found.lost == ["irrelevance_0", "irrelevance_1"]
     python = found.changes["simple_python"]
     assert (python.n, python.gained, python.lost) == (4, 1, 0)
-    differences = found.group_differences()
+    differences = found.mean_differences()
     assert differences["calls"].mean == 0.25 and differences["irrelevance"].mean == pytest.approx(-2 / 3)
     assert "multi_turn" not in differences
     assert found.difference(BALANCE).mean == pytest.approx((0.25 - 2 / 3) / 2)
@@ -28,8 +28,8 @@ def test_questions_are_paired_and_named():
 def test_groups_are_weighted_as_their_means_are():
     marks = {"live_simple": "0000", "live_multiple": "0000"}
     one, two = evaluation(marks), evaluation(marks | {"live_multiple": "1111"})
-    difference = compare(one, two).group_differences()["live"]
-    assert difference.mean == pytest.approx(two.scores.groups["live"].accuracy) == pytest.approx(1053 / 1311)
+    difference = compare(one, two).mean_differences()["live"]
+    assert difference.mean == pytest.approx(two.scores.means["live"].accuracy) == pytest.approx(1053 / 1311)
 
 
 def test_samples_are_paired_by_question():

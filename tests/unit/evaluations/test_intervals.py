@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluations.groups import GROUPS, SIZES, category_weights
 from components.evaluations.intervals import Changes, mean_interval, paired_difference, wilson_interval
+from components.evaluations.means import MEANS, SIZES, category_weights
 
 
 @pytest.mark.parametrize(
@@ -79,11 +79,11 @@ def test_swapping_the_models_mirrors_the_interval(counts, parts):
     assert -1 <= there.low <= there.mean <= there.high <= 1
 
 
-@pytest.mark.parametrize("group", ["calls", "irrelevance", "live"])
+@pytest.mark.parametrize("mean", ["calls", "irrelevance", "live"])
 @pytest.mark.parametrize("of_each", [3, 16, 10_000])
 @pytest.mark.parametrize("moves", [(0.02, 0.02), (0.10, 0.10), (0.10, 0.02)])
-def test_an_interval_misses_the_truth_five_times_in_a_hundred_at_most(group, of_each, moves):
-    generator, weights = np.random.default_rng(1), category_weights(GROUPS[group], SIZES)
+def test_an_interval_misses_the_truth_five_times_in_a_hundred_at_most(mean, of_each, moves):
+    generator, weights = np.random.default_rng(1), category_weights(MEANS[mean], SIZES)
     sizes = {name: min(of_each, SIZES[name]) for name in weights}
     drawn = {name: generator.multinomial(n, [*moves, 1 - sum(moves)], size=400) for name, n in sizes.items()}
     misses = 0

@@ -9,17 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.errors import InputError
-from components.evaluations.groups import SIZES
-from components.evaluations.schema import (
-    OUTCOMES,
-    SCORES,
-    Evaluation,
-    category_scores,
-    flat_metrics,
-    read_evaluation,
-    read_scores,
-    write_evaluation,
-)
+from components.evaluations.directory import OUTCOMES, SCORES, read_evaluation, read_scores, write_evaluation
+from components.evaluations.means import SIZES
+from components.evaluations.schema import Evaluation, category_scores, flat_metrics
 from tests.evaluation_support import evaluation
 
 MARKS = {"simple_python": "1101", "irrelevance": "0c11", "live_multiple": "100"}
@@ -59,15 +51,15 @@ def test_sums_count_everything():
 def test_calls_and_irrelevance_stand_apart_each_with_an_interval():
     """A base that never calls: nothing of calls right, everything of irrelevance, and no figure of the two in one."""
     scores = evaluation({"simple_python": "000", "live_simple": "000", "irrelevance": "111"}).scores
-    assert (scores.groups["calls"].accuracy, scores.groups["irrelevance"].accuracy) == (0.0, 1.0)
-    assert scores.groups["calls"].questions == 6
-    low, high = scores.groups["calls"].interval
+    assert (scores.means["calls"].accuracy, scores.means["irrelevance"].accuracy) == (0.0, 1.0)
+    assert scores.means["calls"].questions == 6
+    low, high = scores.means["calls"].interval
     assert low == 0.0 and 0.2 < high < 0.6
-    assert set(scores.groups) == {"calls", "non_live", "live", "irrelevance"}
+    assert set(scores.means) == {"calls", "non_live", "live", "irrelevance"}
     assert 1 / 3 not in flat_metrics(scores).values()
 
 
-def test_metrics_keep_category_and_group_of_one_name_apart():
+def test_metrics_keep_category_and_mean_of_one_name_apart():
     metrics = flat_metrics(evaluation({"irrelevance": "1000", "live_irrelevance": "1111"}).scores)
     assert metrics["irrelevance"] == 0.25 and metrics["mean_irrelevance"] == 0.625
     assert metrics["official_overall"] == pytest.approx(0.0625)

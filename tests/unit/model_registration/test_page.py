@@ -21,7 +21,12 @@ REGISTERED = MERGED | {
     "alias": "candidate",
     "page": "http://mlflow/#/models/caller/versions/3",
     "run_page": "http://mlflow/#/runs/1",
-    "tags": {"callforge.stage": "egpo_rl", "bfcl.mean_calls": "0.2500", "bfcl.mean_irrelevance": "0.8333"},
+    "tags": {
+        "callforge.stage": "egpo_rl",
+        "bfcl.mean_calls": "0.2500",
+        "bfcl.mean_irrelevance": "0.8333",
+        "own.calls": "0.5000",
+    },
 }
 
 
@@ -32,9 +37,10 @@ def page(folder: Path, registration: dict[str, Any]) -> str:
 
 def test_a_version_is_shown_with_its_figures_and_places(tmp_path):
     html = page(tmp_path, REGISTERED)
-    assert "Version 3 of caller was registered as candidate, 2.5 MB; BFCL calls right 25.0 %, no call where" in html
+    assert "Version 3 of caller was registered as candidate, 2.5 MB; own calls right 50.0 %, BFCL calls right" in html
     assert all(text in html for text in ("/runs/1/model", "cd" * 32, 'href="http://mlflow/#/models/caller/versions/3"'))
-    assert "mean_calls" not in html.partition("<h2>Where it comes from</h2>")[2].partition("</table>")[0]
+    places = html.partition("<h2>Where it comes from</h2>")[2].partition("</table>")[0]
+    assert "callforge.stage" in places and "mean_calls" not in places and "own.calls" not in places
 
 
 def test_weights_that_were_not_registered_say_so(tmp_path):

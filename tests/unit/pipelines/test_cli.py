@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from components.evaluations.directory import read_evaluation, write_evaluation
+from components.function_calls.record import Record, record_to_json
 from pipelines import cli
+from tests.evaluation_support import evaluation
 
 Call = Callable[..., tuple[int, str]]
 
@@ -77,6 +82,55 @@ def test_commands_that_need_a_registry_say_how_to_name_one(callforge: Call) -> N
     ):
         code, told = callforge(*command)
         assert code == 2 and "MLFLOW_TRACKING_URI: set it to your MLflow server" in told
+
+
+TWO = {"multiple": "0011", "irrelevance": "11"}
+
+
+def test_evaluations_are_compared_with_a_page(callforge: Call, tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "a", evaluation(TWO))
+    write_evaluation(tmp_path / "b", evaluation(TWO | {"multiple": "0111"}, own=evaluation({"own_calls": "1"})))
+    code, told = callforge("compare", "a", "b", "--page", "changed.html")
+    assert code == 0 and "b against a" in told and "+25.0" in told and "page changed.html" in told
+    assert "not compared: own records were asked of b only" in told
+    assert "multiple_1" in Path("changed.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("places", "words"),
+    [
+        (["a"], "name two evaluation directories or more"),
+        (["a", "nowhere"], "nowhere: not an evaluation directory"),
+        (["a", "c"], "c and a cannot be compared, because they were not measured in the same way (prompt version"),
+        (["a", "s3://ab/x"], "s3://ab/x: not an S3 address"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(callforge: Call, tmp_path: Path, places: list[str], words: str) -> None:
+    write_evaluation(tmp_path / "a", evaluation(TWO))
+    write_evaluation(tmp_path / "c", evaluation(TWO, prompt_version="2"))
+    code, told = callforge("compare", *places)
+    assert code == 2 and words in " ".join(told.split()) and not Path("comparison.html").exists()
+
+
+def test_models_are_evaluated_on_own_records_and_compared(
+    callforge: Call, tmp_path: Path, tiny_model: Path, make_records: Callable[[int], list[Record]]
+) -> None:
+    records = tmp_path / "own.jsonl"
+    records.write_text("".join(json.dumps(record_to_json(record)) + "\n" for record in make_records(3)))
+    shutil.copytree(tiny_model, tmp_path / "two")
+    shutil.copytree(tiny_model, tmp_path / "one")
+    command = ["evaluate", "one", "two", "--out", "out", "--records", str(records), "--profile", "tiny"]
+    code, told = callforge(*command)
+    assert code == 0, told
+    assert "own records: calls" in told and "BFCL: calls" in told and "two against one" in told
+    for name in ("one", "two"):
+        assert read_evaluation(Path("out") / name).own.scores.questions.asked == 3
+    assert "own records" in Path("out/report.html").read_text()
+    code, again = callforge(*command)
+    assert code == 0 and "two against one" in again, "what is done already is shown again"
+    records.write_text("{}\n")
+    code, told = callforge(*command[:-2], "--set", "bfcl_eval.sample_per_category=1")
+    assert code == 2 and "bfcl_eval.records:" in told and "own.jsonl" in told
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(callforge: Call, monkeypatch: pytest.MonkeyPatch) -> None:

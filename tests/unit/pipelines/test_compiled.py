@@ -187,3 +187,5 @@ def test_evaluate_imports_what_the_pointer_of_a_stage_names():
     specification, _ = load(compiled_files.COMPILED / "evaluate.yaml")
     uri = specification["root"]["dag"]["tasks"]["importer"]["inputs"]["parameters"]["uri"]
     assert uri["taskOutputParameter"] == {"outputParameterKey": "model", "producerTask": "preflight"}
+    given = specification["root"]["dag"]["tasks"]["preflight"]["inputs"]["parameters"]
+    assert given["records"] == {"componentInputParameter": "records"}, "own records are named and checked first"

@@ -286,6 +286,32 @@ def test_an_evaluation_is_checked_for_what_it_needs_alone(capsys):
     assert "model: models/mine: s3://" in told and "nowhere" not in told and "nothing" not in told
 
 
+def own(folder: Path, *lines: str) -> str:
+    (folder / "held_out.jsonl.gz").write_bytes(gzip.compress("".join(lines).encode()))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("lines", "values", "words"),
+    [
+        ([], {}, "held_out.jsonl.gz: there is no record in it"),
+        ([RECORD, "no json\n"], {}, "line 2: not_json"),
+        ([RECORD, RECORD], {}, "the id 1 is there twice"),
+        ([RECORD], {"bfcl_eval__own_records": 0}, "bfcl_eval.own_records is 0"),
+    ],
+)
+def test_own_records_are_all_read_before_a_gpu_is_asked_for(tmp_path, lines, values, words):
+    given = settings(bfcl_eval__records=own(tmp_path, *lines), **values)
+    (found,) = problems(given, ["bfcl_eval"], here=True)
+    assert found.startswith("bfcl_eval.records: ") and words in found
+
+
+def test_an_evaluation_gets_its_own_records_by_their_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("components.preflight.checks._check_model", lambda _: None)
+    sections = run("{}", {"records": own(tmp_path, RECORD)}, "{}", "s3://bucket/model")
+    assert json.loads(sections["bfcl_eval"])["records"] == f"{tmp_path}/held_out.jsonl.gz"
+
+
 def test_settings_that_contradict_each_other(local):
     (found,) = problems(settings(egpo_rl__rollout__sampler="vllm"), here=True)
     assert "egpo_rl.rollout.sampler" in found and "not installed" in found

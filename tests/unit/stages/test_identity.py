@@ -54,7 +54,7 @@ ALL = dict(item for stage in STAGES for item in leaves(Settings.model_fields[sta
 def other_value(name: str, field: Any, path: Path) -> Any:
     """Another allowed value of the setting."""
     value = field.default
-    if name == "data_refine.data":
+    if name in ("data_refine.data", "bfcl_eval.records"):
         path.write_text("{}\n")
         return str(path)
     if typing.get_origin(field.annotation) is typing.Literal:

@@ -1,4 +1,4 @@
-"""Group means: the leaderboard's are those of the official tool's own code; those over what was asked, by hand."""
+"""Means of categories: the leaderboard's as the official tool's code has them, those over what was asked by hand."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluations.groups import (
+from components.evaluations.means import (
     CALLS,
-    GROUPS,
     LIVE,
+    MEANS,
     NON_LIVE,
     OFFICIAL,
     SIZES,
@@ -77,8 +77,8 @@ def test_the_official_code_gives_the_same_sums(tmp_path):
         ("single-turn", {"Overall Acc": "overall", "Live Acc": "live", "Irrelevance Detection": "irrelevance"}),
     ):
         ours = official_means(accuracies[model])
-        for column, group in columns.items():
-            assert rows[model][column] == f"{100 * ours[group]:.2f}%", (model, column)
+        for column, mean in columns.items():
+            assert rows[model][column] == f"{100 * ours[mean]:.2f}%", (model, column)
     (agentic,) = [row for row in csv.DictReader((tmp_path / "data_agentic.csv").open()) if row["Model"] == "everything"]
     assert agentic["Agentic Overall Acc"] == f"{100 * official_means(accuracies['everything'])['agentic']:.2f}%"
 
@@ -103,12 +103,12 @@ def test_live_is_weighted_and_the_others_are_not():
 
 
 def test_calls_and_irrelevance_share_no_category():
-    assert not set(category_weights(GROUPS["calls"])) & set(category_weights(GROUPS["irrelevance"]))
+    assert not set(category_weights(MEANS["calls"])) & set(category_weights(MEANS["irrelevance"]))
 
 
 @given(st.sets(st.sampled_from(EVERYTHING), min_size=1))
 def test_weights_over_what_was_asked_are_a_mean_of_it(asked):
-    for mean in [*GROUPS.values(), *OFFICIAL.values()]:
+    for mean in [*MEANS.values(), *OFFICIAL.values()]:
         weights = category_weights(mean, asked)
         assert set(weights) == asked & set(category_weights(mean))
         assert not weights or sum(weights.values()) == pytest.approx(1)

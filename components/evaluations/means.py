@@ -1,4 +1,4 @@
-"""Which categories make which group, and with what weights: the leaderboard's sums, and the same over what was asked.
+"""Which categories make which mean, and with what weights: the leaderboard's sums, and the same over what was asked.
 
 The only place that knows them. A category that is asked for the first time needs its size here, or a line in the table
 it belongs to, and nothing else.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-# Category and its number of questions in BFCL v4: the weights of the live group, and a check of the data found.
+# Category and its number of questions in BFCL v4: the weights of the live mean, and a check of the data found.
 SIZES = {
     "simple_python": 400,
     "multiple": 200,
@@ -63,10 +63,10 @@ OFFICIAL = {
 # The two headlines, never averaged into one: a model that never calls has every irrelevance question right.
 CALLS = Mean((NON_LIVE, LIVE))  # the papers' single-turn figure (2508.05118v4, table 1)
 HEADLINES = {"calls": CALLS, "irrelevance": IRRELEVANCE}
+# One's own records: an evaluation of their own, shown first and never summed up with the benchmark.
 OWN_CALLS, OWN_NO_CALL = "own_calls", "own_no_call"
-# Records that refinement held out: an evaluation of their own, shown first and never summed up with the benchmark.
 OWN = {OWN_CALLS: Mean((OWN_CALLS,)), OWN_NO_CALL: Mean((OWN_NO_CALL,))}
-GROUPS = {
+MEANS = {
     **OWN,
     "calls": CALLS,
     "non_live": NON_LIVE,
@@ -75,8 +75,10 @@ GROUPS = {
     "multi_turn": MULTI_TURN,
     "agentic": AGENTIC,
 }
-# What calling costs in irrelevance, beside what it brings: by this a trained model is compared with its base.
+CALLING = (OWN_CALLS, "calls")  # means of questions that ask for a call
+# What calling costs where no call fits, beside what it brings: by this a trained model is compared with its base.
 BALANCE = Mean((CALLS, IRRELEVANCE))
+OWN_BALANCE = Mean((OWN_CALLS, OWN_NO_CALL))
 
 
 def category_weights(mean: Mean, asked: Collection[str] | None = None) -> dict[str, float]:
@@ -98,7 +100,7 @@ def category_weights(mean: Mean, asked: Collection[str] | None = None) -> dict[s
 
 
 def official_means(accuracy: Mapping[str, float]) -> dict[str, float]:
-    """The leaderboard's groups and overall, in which a category that was not asked counts 0.
+    """The leaderboard's means and overall, in which a category that was not asked counts 0.
 
     `overall_of_asked` is the overall with its weights spread over what was asked: not a figure of the leaderboard.
     """
