@@ -19,16 +19,10 @@ from components.function_calls.json_text import parse_json
 from components.function_calls.record import Call, Message, RecordError, Tool
 from components.function_calls.work import limited_work
 from components.settings import BfclEvalSettings
-from components.stages.catalogue import STAGES
-from components.stages.folder import MANIFEST
-from pipelines.local import RUNS, shown
-from pipelines.local_pipeline import REQUEST
+from pipelines.named_models import find_model, resolved
 
 if TYPE_CHECKING:
     from components.language_models.answer import Answer
-    from components.language_models.base_models import ResolvedModel
-
-TRAINED = [stage.name for stage in reversed(STAGES) if "model/**/*" in stage.content]  # the last one first
 
 
 class Line(NamedTuple):
@@ -133,51 +127,3 @@ _TOOLS = (
     'a JSON list of tools is expected, as OpenAI writes them: [{"type": "function", "function": {"name": ..., '
     '"description": ..., "parameters": ...}}]'
 )
-
-
-def find_model(reference: str) -> str:
-    """A reference that `resolve_model` takes: of a run, what it trained last; of the registry, where the weights are.
-
-    Raises:
-        InputError: the run has trained nothing yet; no such registered model, version or alias.
-        WorkError: the registry failed.
-    """
-    from components.model_registration.registry import MODELS, version_source
-
-    if reference.startswith(MODELS):
-        return version_source(reference)
-    for folder in (expand_home(reference), RUNS / reference):
-        if not _is_run(folder):
-            continue
-        for stage in TRAINED:
-            if (folder / stage / MANIFEST).is_file():
-                return shown((folder / stage / "model").absolute())
-        raise InputError(
-            f"model {reference}: the run in {folder} has trained no model yet; `callforge run --run-id {folder.name}` "
-            "goes on with it"
-        )
-    return reference
-
-
-def _is_run(folder: Path) -> bool:
-    try:
-        return (folder / REQUEST).is_file()
-    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
-        return False
-
-
-def resolved(place: str) -> ResolvedModel:
-    """The model there; an error names what else could have been meant."""
-    from components.language_models.base_models import resolve_model
-
-    try:
-        return resolve_model(place)
-    except InputError as error:
-        if expand_home(place).is_dir() or "://" in place:
-            raise
-        runs = sorted((path.parent for path in RUNS.glob(f"*/{REQUEST}")), key=lambda path: path.stat().st_mtime)
-        known = ", ".join(path.name for path in runs[-5:]) or "none"
-        raise InputError(
-            f"{error}. Nor is it a run of this directory (the latest: {known}); a registered model is written "
-            "models:/NAME@ALIAS or models:/NAME/VERSION"
-        ) from None

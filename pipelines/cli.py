@@ -177,7 +177,7 @@ def evaluate(
     out: Out,
     models: Annotated[
         list[str],
-        typer.Argument(help="Model directories, folders of stages that wrote one, hub ids, s3://..., package://NAME."),
+        typer.Argument(help="Model directories, run ids, models:/NAME@ALIAS, hub ids, s3://..., or package://NAME."),
     ],
     records: Annotated[
         str | None,
@@ -511,6 +511,7 @@ def _run_stage(
     from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
     from components.stages.execution import execute_stage
     from components.stages.refined_records import with_records_file
+    from pipelines.named_models import model_folder
     from pipelines.profiles import find_profile
 
     run_id = _own_run(stage.name, out)
@@ -526,7 +527,7 @@ def _run_stage(
         console.print(f"run {settings.run.run_id}")
 
     with library_warnings():
-        inputs = inputs | {name: _model_folder(reference) for name, reference in (models or {}).items()}
+        inputs = inputs | {name: model_folder(reference) for name, reference in (models or {}).items()}
         metrics = execute_stage(stage, getattr(settings, stage.section), inputs, out, settings.run)
     for metric, value in metrics.items():
         console.print(f"{metric:<40} {value:g}")
@@ -535,21 +536,6 @@ def _run_stage(
 def _place(artifact_root: str | None, run_id: str | None) -> dict[str, str | None]:
     """Where a stage by itself puts its outputs."""
     return {"run.artifact_root": artifact_root, "run.run_id": run_id}
-
-
-def _model_folder(reference: str) -> Path:
-    """A model's directory here, or the folder of the stage that wrote it; fetched first where it is elsewhere."""
-    from components.services.storage import is_remote, names_below
-    from components.stages.publishing import resolve_published
-    from pipelines.ask import find_model, resolved
-
-    place = find_model(reference)
-    if _exists(expand_home(place)):
-        return expand_home(place)
-    if is_remote(place):
-        place = resolve_published(place)
-        place = f"{place}/model" if names_below(f"{place}/model") else place
-    return resolved(place).path
 
 
 def _own_run(stage: str, out: Path) -> str:

@@ -12,7 +12,8 @@ from components.errors import InputError
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames
 from components.language_models.answer import Answer
-from pipelines.ask import find_model, lines_of, read_tools_file
+from pipelines.ask import lines_of, read_tools_file
+from pipelines.named_models import find_model
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
 TOOL = {"name": "Get-Time", "description": "The time.", "parameters": PARAMETERS}

@@ -1,0 +1,83 @@
+"""A model as a person names it on the command line: of a run, of the registry, of the hub, in S3, or a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from components.errors import InputError
+from components.files import expand_home
+from components.services.storage import is_remote, names_below
+from components.stages.catalogue import STAGES
+from components.stages.folder import MANIFEST
+from components.stages.publishing import resolve_published
+from pipelines.local import RUNS, shown
+from pipelines.local_pipeline import REQUEST
+
+if TYPE_CHECKING:
+    from components.language_models.base_models import ResolvedModel
+
+TRAINED = [stage.name for stage in reversed(STAGES) if "model/**/*" in stage.content]  # the last one first
+
+
+def find_model(reference: str) -> str:
+    """A reference that `resolve_model` takes: of a run, what it trained last; of the registry, where the weights are.
+
+    Raises:
+        InputError: the run has trained nothing yet; no such registered model, version or alias.
+        WorkError: the registry failed.
+    """
+    from components.model_registration.registry import MODELS, version_source
+
+    if reference.startswith(MODELS):
+        return version_source(reference)
+    for folder in (expand_home(reference), RUNS / reference):
+        if not _is_run(folder):
+            continue
+        for stage in TRAINED:
+            if (folder / stage / MANIFEST).is_file():
+                return shown((folder / stage / "model").absolute())
+        raise InputError(
+            f"model {reference}: the run in {folder} has trained no model yet; `callforge run --run-id {folder.name}` "
+            "goes on with it"
+        )
+    return reference
+
+
+def model_folder(reference: str) -> Path:
+    """A model's directory here, or the folder of the stage that wrote it; fetched first where it is elsewhere.
+
+    Raises:
+        InputError, WorkError: as `find_model`, or there is no such model.
+    """
+    place = find_model(reference)
+    if is_remote(place):
+        place = resolve_published(place)
+        place = f"{place}/model" if names_below(f"{place}/model") else place
+    elif expand_home(place).is_dir():
+        return expand_home(place)
+    return resolved(place).path
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / REQUEST).is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
+        return False
+
+
+def resolved(place: str) -> ResolvedModel:
+    """The model there; an error names what else could have been meant."""
+    from components.language_models.base_models import resolve_model
+
+    try:
+        return resolve_model(place)
+    except InputError as error:
+        if expand_home(place).is_dir() or "://" in place:
+            raise
+        runs = sorted((path.parent for path in RUNS.glob(f"*/{REQUEST}")), key=lambda path: path.stat().st_mtime)
+        known = ", ".join(path.name for path in runs[-5:]) or "none"
+        raise InputError(
+            f"{error}. Nor is it a run of this directory (the latest: {known}); a registered model is written "
+            "models:/NAME@ALIAS or models:/NAME/VERSION"
+        ) from None
