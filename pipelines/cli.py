@@ -356,7 +356,7 @@ def promote(
     to: Annotated[Alias, typer.Option(help="Alias to give it.")] = Alias.champion,
     force: Annotated[bool, typer.Option(help="Move the alias even if the gate says no.")] = False,
 ) -> None:
-    """Make a version challenger or champion, through the gate: no worse on BFCL than the champion."""
+    """Make a version challenger or champion, through the gate: better than the champion, on BFCL or on own records."""
     from components.model_registration.promotion import promote as promote_version
 
     with ExitStack() as stack:

@@ -19,7 +19,8 @@ def promote(profile: Profile) -> Any:
         Args:
             model_name: Registered model in MLflow.
             version: Number of the version, or an alias it has, such as candidate or challenger.
-            alias: Alias to give it: challenger or champion. The gate compares it with the champion by BFCL results.
+            alias: Alias to give it: challenger or champion. The gate compares it with the champion, on BFCL and on own
+                records.
         """
         task = promote_version(model_name=model_name, version=version, alias=alias)
         task.set_caching_options(False)  # the champion may have changed since

@@ -44,7 +44,7 @@ def test_the_terminal_tells_stages_scores_and_places(finished):
     folder, text = finished
     for stage in NAMES:
         assert f"{stage:<18} done in" in text
-    for words in ("Evaluation, run calm", "held-out records: calls", "simple_python", "EGPO"):
+    for words in ("Evaluation, run calm", "own records: calls", "simple_python", "EGPO"):
         assert words in text
     assert "callforge-tiny version 1, alias candidate" in text
     assert "calm/index.html" in text and "ask calm" in text
