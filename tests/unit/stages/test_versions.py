@@ -215,7 +215,7 @@ def test_which_prompts_are_drawn_and_what_their_rollouts_earn(records: list[Reco
 def test_which_questions_are_asked_and_how_answers_are_graded(tmp_path: Path) -> None:
     with gzip.open(tmp_path / "held_out.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in GOOD)
-    own, _, _ = load_own_questions(tmp_path, 9, 0)
+    own, _, _ = load_own_questions(str(tmp_path / "held_out.jsonl.gz"), 9, 0)
     graded = []
     for question in [*load_questions(list(SIZES), 3), *own]:
         names = ToolNames(question.tools)
