@@ -5,7 +5,7 @@ Pure functions; compare.py reads the directories and writes the page.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -39,6 +39,17 @@ class Comparison:
         """The paired difference of every mean of which a question was asked."""
         found = {name: self.difference(mean) for name, mean in MEANS.items()}
         return {name: difference for name, difference in found.items() if difference is not None}
+
+
+@dataclass(frozen=True)
+class Label:
+    """The questions that share a label, such as a tool: how many, right before and after, gained and lost."""
+
+    questions: int
+    before: float
+    after: float
+    gained: Sequence[str]
+    lost: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -121,6 +132,32 @@ def compare_outcomes(first: Sequence[Outcome], second: Sequence[Outcome]) -> Com
         gained=[identifier for identifier, moved in change.items() if moved > 0],
         lost=[identifier for identifier, moved in change.items() if moved < 0],
     )
+
+
+def by_label(
+    first: Sequence[Outcome], second: Sequence[Outcome], labels: Mapping[str, Collection[str]]
+) -> dict[str, Label]:
+    """What changed for each label, the one that lost most first; a question with several labels counts for each.
+
+    Args:
+        labels: by the question's id; questions without one are left out.
+    """
+    before, after = question_shares(first), question_shares(second)
+    ids: dict[str, list[str]] = {}
+    for identifier in before:
+        for label in labels.get(identifier, ()):
+            ids.setdefault(label, []).append(identifier)
+    found = {
+        label: Label(
+            len(asked),
+            sum(before[one] for one in asked),
+            sum(after[one] for one in asked),
+            [one for one in asked if after[one] > before[one]],
+            [one for one in asked if after[one] < before[one]],
+        )
+        for label, asked in ids.items()
+    }
+    return dict(sorted(found.items(), key=lambda item: (item[1].after - item[1].before, item[0])))
 
 
 def count_changes(changes: Sequence[float]) -> Changes:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from components.evaluations.comparison import Compared, Comparison
-from components.evaluations.directory import OWN_FOLDER
+from components.evaluations.comparison import Compared, Comparison, Label, by_label
+from components.evaluations.directory import OWN_FOLDER, read_questions
 from components.evaluations.intervals import Difference
 from components.evaluations.page_blocks import (
     category_bars,
@@ -24,9 +24,10 @@ from components.evaluations.page_blocks import (
     sentence,
 )
 from components.evaluations.schema import Evaluation, Scores
-from components.evaluations.words import benchmark_name, headline, is_own, share
+from components.evaluations.words import benchmark_name, headline, is_own, percent, share
 from components.services.report import Block, Table, Text, write_report
 
+NAMED = 20  # tools and sources that lost most, and as many that gained most
 PAIRED_COLUMNS = ("from", "to", "of", "questions", "points", "95 % interval")
 
 
@@ -134,6 +135,8 @@ def _compared_part(compared: Compared, folders: Mapping[str, Path]) -> _Part:
         found = {name: one.categories for name, one in scores.items()}
         pictures.append(category_bars("accuracy by category", list(scores[first].categories), found))
         tables += [*_category_tables(compared), means_table(scores), official_table(scores)]
+    else:
+        tables += _own_tables(compared, folders)
     tables += [
         details(f"gained from {first} to {last}", whole.gained, models, texts),
         details(f"lost from {first} to {last}", whole.lost, models, texts),
@@ -148,6 +151,35 @@ def _compared_part(compared: Compared, folders: Mapping[str, Path]) -> _Part:
 def _part(first: Scores, scores: Mapping[str, Scores], pictures: Sequence[Block], tables: Sequence[Block]) -> _Part:
     name = benchmark_name(first)
     return _Part(f"{name[:1].upper()}{name[1:]}", sentence(scores), pictures, tables)
+
+
+def _own_tables(compared: Compared, folders: Mapping[str, Path]) -> list[Block]:
+    """By the tool that the gold calls, and by where a record came from: what got better, and what worse."""
+    first, *_, last = compared.evaluations
+    before, after = (compared.evaluations[name].outcomes for name in (first, last))
+    questions = read_questions(folders[first], {outcome.id for outcome in before})
+    tools = {one.id: {name for call in one.gold or () for name in call} for one in questions.values()}
+    sources = {one.id: {one.source} for one in questions.values()}
+    return [
+        _label_table(what, first, last, by_label(before, after, labels))
+        for what, labels in (("tool", tools), ("source", sources))
+    ]
+
+
+def _label_table(what: str, first: str, last: str, found: Mapping[str, Label]) -> Table:
+    changed = [(name, label) for name, label in found.items() if label.gained or label.lost]
+    worst, best = changed[:NAMED], changed[NAMED:][-NAMED:]
+    return Table(
+        f"by {what}, from {first} to {last}",
+        [what, "questions", first, last, "gained", "lost"],
+        [[name, one.questions, *_shares(one), len(one.gained), len(one.lost)] for name, one in (*worst, *best)],
+        note=f"{len(changed):,} of {len(found):,} changed; at most {NAMED} that lost most and {NAMED} that gained most "
+        "are shown, in that order. A question that asks for several counts for each.",
+    )
+
+
+def _shares(label: Label) -> list[str]:
+    return [percent(right / label.questions) for right in (label.before, label.after)]
 
 
 def _category_tables(compared: Compared) -> list[Block]:

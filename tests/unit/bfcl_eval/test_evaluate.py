@@ -123,7 +123,7 @@ def test_three_evaluation_directories_and_a_comparison(done):
     assert "A sample: 9 of" in (folder / "report.html").read_text()
 
 
-def test_own_records_are_asked_beside_the_benchmark(done):
+def test_own_records_are_asked_beside_the_benchmark(done, make_records):
     folder, metrics = done
     for name in MODELS:
         scores = read_evaluation(folder / name).own.scores
@@ -133,6 +133,8 @@ def test_own_records_are_asked_beside_the_benchmark(done):
         assert not set(scores.categories) & set(read_evaluation(folder / name).scores.categories)
     page = (folder / "report.html").read_text()
     assert page.index("Own records: calls") < page.index("BFCL: calls")
+    tools = {call.name for record in make_records(4) for call in record.answers}
+    assert f"0 of {len(tools)} changed" in page, "a random model has nothing right, before and after"
 
 
 def test_outcomes_say_of_every_answer_what_the_generations_say(done):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from components.errors import InputError
-from components.evaluations.comparison import compare, obstacles
+from components.evaluations.comparison import Label, by_label, compare, obstacles
 from components.evaluations.means import BALANCE
 from components.evaluations.schema import Evaluator
 from tests.evaluation_support import evaluation
@@ -63,6 +63,16 @@ def test_other_questions_are_not_compared():
     for marks in ({"multiple": "101"}, {"parallel": "10"}, {"multiple": "10", "parallel": "1"}):
         with pytest.raises(InputError, match="questions"):
             compare(evaluation({"multiple": "10"}), evaluation(marks))
+
+
+def test_changes_are_told_by_label_what_lost_most_first():
+    first, second = evaluation({"own_calls": "0111"}), evaluation({"own_calls": "1001"})
+    ids = [f"own_calls_{n}" for n in range(4)]
+    labels = {ids[0]: ["rain"], ids[1]: ["rain", "mail"], ids[2]: ["mail"], ids[3]: ["time"], "another": ["no"]}
+    found = by_label(first.outcomes, second.outcomes, labels)
+    assert list(found) == ["mail", "rain", "time"]
+    assert found["mail"] == Label(2, 2.0, 0.0, [], [ids[1], ids[2]])
+    assert found["rain"] == Label(2, 1.0, 1.0, [ids[0]], [ids[1]])
 
 
 def test_who_sampled_does_not_matter():
