@@ -127,10 +127,10 @@ def test_own_records_are_in_the_way_of_a_champion_that_lost_on_them(registry):
     asked = {"own_calls": "1" * 200}
     promote(registry.name, registry(0.5, own=evaluation(asked)), "champion")
     worse = registry(0.7, own=evaluation(asked | {"own_calls": "10" * 100}))
-    with pytest.raises(InputError, match=r"own calls: it lost more than 5 points: -50\.0 points"):
+    with pytest.raises(GateError, match=r"own calls: it lost more than 5 points: -50\.0 points"):
         promote(registry.name, worse, "champion")
     unasked = registry(0.7)
-    with pytest.raises(InputError, match="own records: only the champion was asked some"):
+    with pytest.raises(GateError, match="own records: only the champion was asked some"):
         promote(registry.name, unasked, "champion")
 
 
