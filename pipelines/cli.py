@@ -399,13 +399,14 @@ def sync(
 def clean(
     runs: Annotated[list[str] | None, typer.Argument(help="Run ids. (default: all runs of this directory)")] = None,
     checkpoints: Annotated[
-        bool, typer.Option("--checkpoints", help="Only checkpoints: a finished run cannot be extended then.")
+        bool, typer.Option("--checkpoints", help="Only checkpoints of finished stages: those cannot be extended then.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
 ) -> None:
     """List what runs hold in .callforge, and remove it if you say so.
 
-    Left alone: runs at work, versions with an alias and what belongs to them, and an S3 or MLflow of your own.
+    Left alone: runs at work; versions with an alias and former champions, with what belongs to them; an S3 or MLflow
+    of your own.
     """
     from pipelines.clean import give_back_space, look, remove
     from pipelines.embedded import S3_ADDRESSES, embedded_services

@@ -60,7 +60,7 @@ def promote(model: str, version: str, alias: str, force: bool = False) -> list[s
             raise WorkError(f"{model}: somebody moved the champion while the gate was deciding; promote again")
         lines += [f"gate: {rule.verdict}: {rule.reason}" for rule in decision.rules]
         if alias == CHAMPION:
-            history = _champions(client, model, champion)
+            history = champions(client, model, champion)
             writes = [_alias(PREVIOUS, champion)] if champion else []
             writes += [_alias(CHAMPION, version), *passed, _history([*history, version])]
             lines += [f"{model} version {champion} is {PREVIOUS}"] if champion else []
@@ -87,7 +87,7 @@ def roll_back(model: str) -> list[str]:
         if change.finished:
             done = ", ".join(change.finished)
             return [f"finished what had been interrupted: {done}", f"{model} version {champion} is {CHAMPION}"]
-        history = _champions(client, model, champion)
+        history = champions(client, model, champion)
         earlier = [version for version in (history[:-1] if champion else history) if _exists(client, model, version)]
         if not earlier:
             raise InputError(f"{model}: there is no {PREVIOUS} to go back to")
@@ -101,20 +101,12 @@ def roll_back(model: str) -> list[str]:
         return [f"{model} version {target} is {CHAMPION} again{gone}"]
 
 
-def _alias(name: str, version: str | None) -> Write:
-    return Write(kind="alias", name=name, version=version)
+def champions(client: Any, model: str, champion: str | None = None) -> list[str]:
+    """The champions so far, the present one last: the versions that rolling back may return to.
 
-
-def _no_alias(name: str) -> Write:
-    return Write(kind="alias", name=name)
-
-
-def _history(champions: list[str]) -> Write:
-    return Write(kind="model_tag", name=CHAMPIONS_TAG, value=json.dumps(champions[-LONGEST_HISTORY:]))
-
-
-def _champions(client: Any, model: str, champion: str | None) -> list[str]:
-    """The champions so far, the present one last; one that somebody set in MLflow is among them from now on."""
+    Args:
+        champion: the present one; where somebody set it in MLflow, it is among them from now on.
+    """
     try:
         found = json.loads(client.get_registered_model(model).tags.get(CHAMPIONS_TAG, "[]"))
         history = [str(int(version)) for version in found]
@@ -123,6 +115,18 @@ def _champions(client: Any, model: str, champion: str | None) -> list[str]:
     if not history and (previous := holder(client, model, PREVIOUS)):
         history = [previous]
     return history if champion is None or history[-1:] == [champion] else [*history, champion]
+
+
+def _alias(name: str, version: str | None) -> Write:
+    return Write(kind="alias", name=name, version=version)
+
+
+def _no_alias(name: str) -> Write:
+    return Write(kind="alias", name=name)
+
+
+def _history(versions: list[str]) -> Write:
+    return Write(kind="model_tag", name=CHAMPIONS_TAG, value=json.dumps(versions[-LONGEST_HISTORY:]))
 
 
 def _exists(client: Any, model: str, version: str) -> bool:

@@ -32,7 +32,7 @@ def make_run(client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     def make(name: str, alias: str = "") -> str:
         run_id = f"{tmp_path.name}-{name}"
         folder = tmp_path / ".callforge" / "runs" / run_id
-        for path in ("run.json", "egpo_rl/checkpoints/step", "egpo_rl/model/weights"):
+        for path in ("run.json", "egpo_rl/checkpoints/step", "egpo_rl/model/weights", "egpo_rl/manifest.json"):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(b"x" * 100)
         root = f"{seaweedfs.ARTIFACT_ROOT}/{run_id}"
@@ -74,6 +74,42 @@ def test_all_of_a_run_goes_but_what_an_alias_points_to(
     [again] = clean.look([champion], False, True)
     assert not again.bytes and "(champion)" in "".join(again.describe())
     seaweedfs.give_back_space(servers_folder, known_ports(servers_folder))
+
+
+@pytest.mark.parametrize("kept_by", ["a copy", "a former champion"])
+def test_weights_that_are_still_wanted_stay(
+    make_run: Callable[..., str], client: Any, tmp_path: Path, kept_by: str
+) -> None:
+    """A copy in another registered model has the same weights; a former champion may be returned to."""
+    run_id = make_run("a")
+    if kept_by == "a copy":
+        copy = client.copy_model_version(f"models:/{tmp_path.name}/1", f"{tmp_path.name}-production")
+        client.set_registered_model_alias(copy.name, "champion", copy.version)
+    else:
+        client.set_registered_model_tag(tmp_path.name, "callforge.champions", '["1"]')
+    [held] = clean.look([run_id], False, True)
+    clean.remove(held)
+    kept = objects_below(f"{seaweedfs.ARTIFACT_ROOT}/{run_id}")
+    assert set(kept) == {"models/12/weights", "evaluations/34/scores.json"}
+    versions = client.search_model_versions(f"name = '{tmp_path.name}'")
+    assert len(versions) == (0 if kept_by == "a copy" else 1)
+
+
+def test_a_run_that_changed_since_the_list_is_left_alone(make_run: Callable[..., str], tmp_path: Path) -> None:
+    run_id = make_run("a")
+    [held] = clean.look([run_id], False, True)
+    weights = tmp_path / ".callforge" / "runs" / run_id / "egpo_rl" / "model" / "weights"
+    weights.write_bytes(b"trained for hours, while the question waited for its answer")
+    with pytest.raises(InputError, match="it changed since it was looked at; nothing of it was removed"):
+        clean.remove(held)
+    assert weights.exists() and len(objects_below(f"{seaweedfs.ARTIFACT_ROOT}/{run_id}")) == 4
+
+
+def test_the_checkpoints_of_an_unfinished_stage_are_its_work(make_run: Callable[..., str], tmp_path: Path) -> None:
+    run_id = make_run("a")
+    (tmp_path / ".callforge" / "runs" / run_id / "egpo_rl" / "manifest.json").unlink()
+    [held] = clean.look([run_id], True, True)
+    assert not held.bytes
 
 
 def test_checkpoints_alone_leave_the_run_and_its_model(make_run: Callable[..., str], tmp_path: Path) -> None:
