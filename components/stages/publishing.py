@@ -90,8 +90,8 @@ def fetch_finished(folder: Path, run: RunSettings, stage: str, work: str) -> Man
             return None
         download_folder(uri, arriving)
         manifest = verified_manifest(arriving)
-        if manifest is None or manifest.work != work:
-            raise WorkError(f"{uri}: it is not what its manifest names")
+        if manifest is None or manifest.work != work or published_uri(run, stage, arriving / MANIFEST) != uri:
+            raise WorkError(f"{uri}: it is not what its manifest and its name say")
     except CallforgeError as error:
         warn(f"what {stage} published before cannot be taken, and is made again ({error})")
         shutil.rmtree(arriving, ignore_errors=True)

@@ -205,7 +205,7 @@ def test_finished_work_is_published_where_the_run_wants_it(
     assert storage.read_object(f"{resolve_published(f'{root}/three/data_refine')}/result.txt") == b"x"
 
 
-@pytest.mark.parametrize("damage", ["", "file", "missing", "manifest", "pointer", "other work"])
+@pytest.mark.parametrize("damage", ["", "file", "missing", "manifest", "metrics", "pointer", "other work"])
 def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, capsys: Any
 ) -> None:
@@ -228,6 +228,9 @@ def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
         client.delete_object(Bucket=bucket, Key=f"{key}/result.txt")
     elif damage == "pointer":
         client.put_object(Bucket=bucket, Key=f"{key.rpartition('/')[0]}/current.json", Body=b'{"folder": "../x"}')
+    elif damage == "metrics":  # a manifest that agrees with the files, and is not the one that was published
+        manifest = json.loads((tmp_path / "one/manifest.json").read_text()) | {"metrics": {"accepted": 0.0}}
+        client.put_object(Bucket=bucket, Key=f"{key}/manifest.json", Body=json.dumps(manifest).encode())
     elif damage in ("file", "manifest"):
         name = {"file": "result.txt", "manifest": "manifest.json"}[damage]
         client.put_object(Bucket=bucket, Key=f"{key}/{name}", Body=b"[]")
@@ -237,7 +240,7 @@ def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
     assert execute_stage(stage, config, {}, tmp_path / "two", run) == {"accepted": 1.0}
     told = capsys.readouterr().out
     assert worked == ([0, seed] if damage else [0])
-    assert ("published before cannot be taken" in told) == (damage in ("file", "missing", "pointer"))
+    assert ("published before cannot be taken" in told) == (damage in ("file", "missing", "metrics", "pointer"))
     assert verified_manifest(tmp_path / "two") is not None and (tmp_path / "two/report.html").read_text() == "page"
     times = len(worked)
     execute_stage(stage, config, {}, tmp_path / "three", run)
