@@ -19,6 +19,7 @@ from components.function_calls.judge import judge
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames
 from components.function_calls.record import Record, record_to_json
+from components.stages.catalogue import find_stage
 from components.stages.refined_records import read_own_records
 
 
@@ -33,7 +34,9 @@ def load_own_questions(file: str, number: int, seed: int) -> tuple[list[Question
     sizes = dict(Counter(question.category for question in questions))
     chosen = {question.id for question in sorted(questions, key=lambda item: draw(item.id, seed))[:number]}
     data = sha256_of_json([record_to_json(record) for record in records])[:16]
-    evaluator = Evaluator(name="callforge strict rule", version=version("callforge"), data=data)
+    # A release has many stage versions, and by the rule of each the same answers may get other verdicts.
+    rules = f"{version('callforge')}, stage version {find_stage('bfcl_eval').version}"
+    evaluator = Evaluator(name="callforge strict rule", version=rules, data=data)
     return [question for question in questions if question.id in chosen], sizes, evaluator
 
 

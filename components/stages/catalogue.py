@@ -102,7 +102,7 @@ STAGES = (
         output="evaluation",
         content=("**/scores.json", "**/outcomes.jsonl"),
         renders_prompts=True,
-        version=4,
+        version=5,
     ),
     Stage(
         name="model_registration",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from components.errors import InputError
 from components.function_calls.prompt import ToolNames, render_turn
 from components.function_calls.record import record_to_json
 from components.settings import BfclEvalSettings
+from components.stages import catalogue
 from components.stages.refined_records import HELD_OUT, own_records_file
 
 
@@ -57,6 +59,14 @@ def test_other_records_are_another_evaluator_and_the_same_in_another_file_are_no
     again.write_bytes(b"".join(lines))
     fewer.write_bytes(b"".join(lines[:-1]))
     assert load_own_questions(str(again), 1, 0)[2] == evaluator != load_own_questions(str(fewer), 1, 0)[2]
+
+
+def test_verdicts_of_another_rule_are_not_comparable(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed rule raises the version of the stage (tests/unit/stages/test_versions.py), not that of the release."""
+    evaluator = load_own_questions(file, 1, 0)[2]
+    later = [replace(stage, version=stage.version + 1) for stage in catalogue.STAGES]
+    monkeypatch.setattr(catalogue, "STAGES", later)
+    assert load_own_questions(file, 1, 0)[2] != evaluator
 
 
 def test_records_of_the_settings_take_the_place_of_those_held_out(file: str, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ GOLDEN = {
     "data_refine": {"version 3": "d08867794e96f733"},
     "sft_warmup": {"version 2, PROMPT_VERSION 2": "d4e9ad3203a42910"},
     "egpo_rl": {"version 3, PROMPT_VERSION 2": "bb4a140b6eedd8ec"},
-    "bfcl_eval": {"version 4, PROMPT_VERSION 2": "e386b431b47e12d1"},
+    "bfcl_eval": {"version 5, PROMPT_VERSION 2": "e386b431b47e12d1"},
 }
 """Digests of what is made, by the versions that it is made under."""
 
