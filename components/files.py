@@ -30,6 +30,11 @@ def expand_home(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises for an unknown user
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there: none is under a name that is too long for the file system or has a zero byte."""
+    return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises for such a name
+
+
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file beside `path` that takes its name when the block ends well and vanishes when it does not."""

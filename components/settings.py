@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from components.errors import InputError
-from components.files import expand_home
+from components.files import expand_home, is_folder
 from components.sections import Extendable, Operational, Section, flatten, is_section, no_value, read_section
 
 
@@ -114,7 +114,7 @@ class SftWarmupSettings(Section):
 
     def inputs(self) -> dict[str, str]:
         # The other kinds of reference are unchanging: a package, a revision, a prefix.
-        return {"base_model": self.base_model} if expand_home(self.base_model).is_dir() else {}
+        return {"base_model": self.base_model} if is_folder(expand_home(self.base_model)) else {}
 
 
 SamplerName = Literal["transformers", "vllm", "vllm_server"]

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 
 from components.errors import CallforgeError, InputError, without_login
-from components.files import expand_home
+from components.files import expand_home, is_folder
 from components.services.events import library_warnings
 from components.stages.catalogue import NAMED_MODELS, Stage, find_stage
 from pipelines.console import console, errors, print_table
@@ -386,7 +386,7 @@ def sync(
     from components.services.tracking import send_runs
     from pipelines.local import RUNS
 
-    if folder is not None and not folder.is_dir():
+    if folder is not None and not is_folder(folder):
         raise InputError(f"{folder}: there is no such folder; name a run directory or a stage folder")
     with ExitStack() as stack:
         _use_own_services(stack)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import InputError
-from components.files import expand_home
+from components.files import expand_home, is_folder
 from components.services.storage import is_remote, names_below
 from components.stages.catalogue import STAGES
 from components.stages.folder import MANIFEST
@@ -32,7 +32,7 @@ def find_model(reference: str) -> str:
     if reference.startswith(MODELS):
         return version_source(reference)
     for folder in (expand_home(reference), RUNS / reference):
-        if not _is_run(folder):
+        if not (is_folder(folder) and (folder / REQUEST).is_file()):
             continue
         for stage in TRAINED:
             if (folder / stage / MANIFEST).is_file():
@@ -54,16 +54,9 @@ def model_folder(reference: str) -> Path:
     if is_remote(place):
         place = resolve_published(place)
         place = f"{place}/model" if names_below(f"{place}/model") else place
-    elif expand_home(place).is_dir():
+    elif is_folder(expand_home(place)):
         return expand_home(place)
     return resolved(place).path
-
-
-def _is_run(folder: Path) -> bool:
-    try:
-        return (folder / REQUEST).is_file()
-    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
-        return False
 
 
 def resolved(place: str) -> ResolvedModel:
@@ -73,7 +66,7 @@ def resolved(place: str) -> ResolvedModel:
     try:
         return resolve_model(place)
     except InputError as error:
-        if expand_home(place).is_dir() or "://" in place:
+        if is_folder(expand_home(place)) or "://" in place:
             raise
         runs = sorted((path.parent for path in RUNS.glob(f"*/{REQUEST}")), key=lambda path: path.stat().st_mtime)
         known = ", ".join(path.name for path in runs[-5:]) or "none"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.files import expand_home, read_json, sha256_of_file, sha256_of_json, write_json
+from components.files import expand_home, is_folder, read_json, sha256_of_file, sha256_of_json, write_json
 from components.language_models.model_card import ModelCard, has_card, read_card
 from components.language_models.weight_files import check_sizes, loaded_files, tensor_shapes
 from components.services.events import say
@@ -75,7 +75,7 @@ def resolve_model(reference: Path | str, base: ResolvedModel | None = None) -> R
         InputError: as resolve_base_model; or the adapter was made for other weights than its base model has here.
     """
     path = _directory_of(str(reference)) if is_remote(str(reference)) else expand_home(str(reference))
-    if not _is_directory(path):
+    if not is_folder(path):
         return resolve_base_model(str(reference))
     path = path / "model" if (path / "model").is_dir() else path
     if not holds_adapter(path):
@@ -117,7 +117,7 @@ def _directory_of(reference: str) -> Path:
         return _cached(_package_folder(weights), lambda folder: _convert_gguf(weights, folder))
     if is_remote(reference):
         return _cached(_s3_folder(reference), lambda folder: _from_s3(reference, folder))
-    if _is_directory(path := expand_home(reference)):
+    if is_folder(path := expand_home(reference)):
         return path.resolve()
     found = HUB_ID.fullmatch(reference)
     if found is None:
@@ -126,13 +126,6 @@ def _directory_of(reference: str) -> Path:
             "(org/name or org/name@revision), s3://bucket/prefix, or package://NAME"
         )
     return _from_hub(found["name"], found["revision"])
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):  # a name too long for the file system, or with a zero byte
-        return False
 
 
 def fetched_base_model(reference: str) -> Path | None:
@@ -145,12 +138,12 @@ def fetched_base_model(reference: str) -> Path | None:
         folder = cache_folder() / "models" / _package_folder(package_weights(reference.removeprefix(PACKAGE)))
     elif is_remote(reference):
         folder = cache_folder() / "models" / _s3_folder(reference)
-    elif not _is_directory(folder := expand_home(reference)) and (found := HUB_ID.fullmatch(reference)):
+    elif not is_folder(folder := expand_home(reference)) and (found := HUB_ID.fullmatch(reference)):
         from huggingface_hub import try_to_load_from_cache
 
         config = try_to_load_from_cache(found["name"], "config.json", revision=found["revision"])
         return Path(config).parent if isinstance(config, str) else None
-    return folder if _is_directory(folder) else None
+    return folder if is_folder(folder) else None
 
 
 def hub_is_offline() -> bool:

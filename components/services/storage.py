@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple
 
 from components.errors import CallforgeError, InputError, WorkError
-from components.files import expand_home, sha256_of_file, sha256_of_json
+from components.files import expand_home, is_folder, sha256_of_file, sha256_of_json
 from components.services.progress import track
 from components.services.s3 import StoreAwayError, endpoint, faults, s3_client, status_of
 
@@ -147,7 +147,7 @@ def names_below(uri: str) -> set[str]:
     """Names of the files right below a folder or prefix; none where there is no such thing."""
     if not is_remote(uri):
         folder = expand_home(uri)
-        return {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+        return {path.name for path in folder.iterdir() if path.is_file()} if is_folder(folder) else set()
     bucket, key = split_uri(f"{uri.rstrip('/')}/")
     client = s3_client()
     prefix = f"{key}/" if key else ""
@@ -164,7 +164,7 @@ def content_tag(uri: str) -> str:
     """
     if not is_remote(uri):
         path = expand_home(uri)
-        if path.is_dir():
+        if is_folder(path):
             return sha256_of_json({str(file.relative_to(path)): sha256_of_file(file) for file in files_of(path)})
         with open_uri(uri):  # says what is wrong with it
             return sha256_of_file(path)

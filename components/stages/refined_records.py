@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from components.errors import InputError
-from components.files import expand_home
+from components.files import expand_home, is_folder
 from components.function_calls.formats.lines import FormatError
 from components.function_calls.formats.reader import AUTO, Rejected, read_records
 from components.function_calls.judge import judge_gold
@@ -26,14 +26,14 @@ def read_refined(path: Path, name: str = QUALIFIED) -> list[Record]:
     Raises:
         InputError: no such file, or a line of it that is not a record.
     """
-    return _read(str(path / name if path.is_dir() else path), "callforge")
+    return _read(str(path / name if is_folder(path) else path), "callforge")
 
 
 def own_records_file(place: str) -> str:
     """The file of one's own records at `place`: a file, or what a refinement held out, its folder here or in S3."""
     if not is_remote(place):
         path = expand_home(place)
-        return str(path / HELD_OUT) if place and path.is_dir() else place
+        return str(path / HELD_OUT) if place and is_folder(path) else place
     folder = resolve_published(place)
     return f"{folder}/{HELD_OUT}" if HELD_OUT in names_below(folder) else place
 

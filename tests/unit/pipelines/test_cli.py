@@ -17,6 +17,7 @@ from pipelines import cli
 from tests.evaluation_support import evaluation
 
 Call = Callable[..., tuple[int, str]]
+TOO_LONG = "x" * 300
 
 
 @pytest.fixture
@@ -58,6 +59,27 @@ def test_the_artifact_root_of_the_environment_is_that_of_a_lone_stage(
 def test_every_stage_can_be_told_its_run_and_its_place_in_s3(callforge: Call, command: list[str]) -> None:
     code, told = callforge(*command, "--out", "out", "--run-id", "no/run", "--artifact-root", "/no/s3")
     assert code == 2 and "run.run_id" in told and "no/run" in told and "run.artifact_root" in told and "/no/s3" in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ask", TOO_LONG, "hi", "--tools", "tools.json"],
+        ["evaluate", TOO_LONG, "--out", "out"],
+        ["evaluate", "x", "--out", "out", "--records", TOO_LONG],
+        ["sft", "--out", "out", "--records", TOO_LONG],
+        ["compare", TOO_LONG, "x"],
+        ["sync", TOO_LONG],
+    ],
+    ids=" ".join,
+)
+def test_a_name_that_no_file_can_have_is_bad_input(
+    callforge: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "tools.json").write_text('[{"name": "f", "parameters": {}}]')
+    code, told = callforge(*command)
+    assert code == 2 and TOO_LONG[:100] in told and "Errno" not in told
 
 
 def test_a_lone_refinement_takes_the_layout_of_its_records(callforge: Call) -> None:
