@@ -86,7 +86,8 @@ def run_here(request: Request, console: Console) -> Path:
             try:
                 _run_pipeline(folder, _step_environment(folder, environment), console)
             finally:
-                write_run_page(folder, profile.name)
+                with suppress(OSError):  # a full disk: what ended the run says more
+                    write_run_page(folder, profile.name)
             _show_result(folder, settings, {**os.environ, **environment}, console)
     return folder
 

@@ -88,6 +88,7 @@ def distinct_names(places: Sequence[str]) -> list[str]:
     parts = [[part for part in found if part] or ["model"] for found in parts]
     for length in range(1, max(map(len, parts)) + 1):
         names = ["-".join(part[-length:]) for part in parts]
+        names = [f"{name}-model" if name in _TAKEN else name for name in names]
         if len(set(names)) == len(names):
-            return [f"{name}-model" if name in _TAKEN else name for name in names]
+            return names
     raise InputError(f"{', '.join(places)}: the same place is named twice; name each once")

@@ -11,6 +11,7 @@ from typing import Any
 
 from components.evaluations.schema import Evaluation, flat_metrics
 from components.language_models.model_card import ModelCard
+from components.services.mlflow_server import RUN_TAG
 
 HEADLINES = (
     ("own.calls", "own calls right"),
@@ -19,7 +20,7 @@ HEADLINES = (
     ("bfcl.mean_irrelevance", "no call where none fits"),
 )
 REGISTERED = (
-    "callforge.run_id", "callforge.stage", "callforge.commit", "callforge.base_model", "callforge.prompt_version",
+    RUN_TAG, "callforge.stage", "callforge.commit", "callforge.base_model", "callforge.prompt_version",
     "callforge.dtype", "callforge.manifest_sha256", "callforge.evaluation", "callforge.base_evaluation",
     "bfcl.questions",
 )  # fmt: skip
@@ -34,7 +35,7 @@ def lineage_tags(card: ModelCard, run_id: str, evaluation: Evaluation | None) ->
         evaluation: of the model, None when there is none.
     """
     tags = {
-        "callforge.run_id": run_id,
+        RUN_TAG: run_id,
         "callforge.stage": card.stage,
         "callforge.commit": commit(),
         "callforge.prompt_version": card.prompt_version,
@@ -56,7 +57,7 @@ def registered_tags(tags: Mapping[str, str]) -> dict[str, str]:
 
 def description(tags: Mapping[str, str]) -> str:
     """A version in words, as Markdown."""
-    text = f"{tags['callforge.stage']} of run {tags['callforge.run_id']} on {tags['callforge.base_model']}"
+    text = f"{tags['callforge.stage']} of run {tags[RUN_TAG]} on {tags['callforge.base_model']}"
     figures = [f"{what} {100 * float(tags[tag]):.1f} %" for tag, what in HEADLINES if tag in tags]
     scored = f"{', '.join(figures)} ({tags['bfcl.questions']} questions)" if figures else "not evaluated"
     return f"{text}. {scored[0].upper()}{scored[1:]}. Weights, tokenizer and callforge.json are below the source path."

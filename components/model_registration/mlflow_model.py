@@ -87,7 +87,7 @@ class FunctionCaller:
             params: none are known.
 
         Raises:
-            RecordError: messages or tools of no known form.
+            RecordError: messages or tools of no known form, or that take too much work to read.
             InputError: a prompt is longer than the model's context allows.
         """
         if hasattr(model_input, "to_dict"):
@@ -97,14 +97,17 @@ class FunctionCaller:
 
     def _answer(self, request: dict[str, Any]) -> Answer:
         from components.function_calls.formats.parts import read_messages, read_tools
+        from components.function_calls.work import limited_work
         from components.language_models.answer import answer
 
         most = int(request.get("max_tokens", LONGEST_ANSWER))
+        with limited_work():
+            messages, tools = read_messages(request["messages"]), read_tools(request.get("tools"))
         return answer(
             self.sampler,
             self.tokenizer,
-            read_messages(request["messages"]),
-            read_tools(request.get("tools")),
+            messages,
+            tools,
             max_prompt_tokens=self.context - most,
             max_new_tokens=most,
             temperature=float(request.get("temperature", 0.0)),

