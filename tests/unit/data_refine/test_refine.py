@@ -1,8 +1,7 @@
-"""data_refine through its run(): every rule, every fault of the input, the counts and the bytes it writes."""
+"""data_refine through its run(): every rule, the counts and the bytes it writes."""
 
 from __future__ import annotations
 
-import copy
 import gzip
 import json
 import posixpath
@@ -24,83 +23,18 @@ from components.function_calls.record import record_from_json
 from components.settings import DataRefineSettings, RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.execution import execute_stage
+from tests.unit.data_refine.refine_support import (
+    OTHER_TOOL,
+    TOOL,
+    Refined,
+    answer,
+    asked,
+    changed_tool,
+    deep_call,
+    record,
+)
 
 SHARED = Path(__file__).resolve().parents[3] / "../shared/data"
-TOOL = {
-    "name": "book_room",
-    "description": "Book a room.",
-    "parameters": {
-        "type": "object",
-        "properties": {
-            "town": {"type": "string", "description": "Where."},
-            "nights": {"type": "integer"},
-            "view": {"type": "string", "enum": ["sea", "garden"]},
-            "budget": {"type": "number", "default": 100},
-        },
-        "required": ["town", "nights"],
-    },
-}
-OTHER_TOOL = {"name": "ping", "description": "", "parameters": {"type": "object", "properties": {}}}
-
-
-def record(number: int = 0, **changes: Any) -> dict[str, Any]:
-    """A good record; different numbers are different questions."""
-    nights = number + 1
-    return {
-        "id": f"r-{number}",
-        "source": "test",
-        "messages": [{"role": "user", "content": f"Find me a place in Quibdo for {nights} nights"}],
-        "tools": copy.deepcopy([TOOL, OTHER_TOOL]),
-        "answers": [{"name": "book_room", "arguments": {"town": "Quibdo", "nights": nights}}],
-        **changes,
-    }
-
-
-def answer(**arguments: Any) -> list[dict[str, Any]]:
-    return [{"name": "book_room", "arguments": {"town": "Quibdo", "nights": 1, **arguments}}]
-
-
-def asked(text: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": text}]
-
-
-class Refined:
-    """The outputs for some lines."""
-
-    def __init__(self, folder: Path, lines: list[Any], **config: Any) -> None:
-        folder.mkdir(exist_ok=True)
-        data = folder / "data.jsonl"
-        texts = [line if isinstance(line, str) else json.dumps(line) for line in lines]
-        data.write_text("".join(text + "\n" for text in texts), "utf-8", newline="\n")
-        self.folder = folder / "stage"
-        settings = DataRefineSettings(
-            data=str(data), **{"data_format": "callforge", "benchmark_overlap": 1.0, **config}
-        )
-        self.metrics = refine.refine(settings, self.folder).metrics()
-
-    def lines(self, outcome: str) -> list[dict[str, Any]]:
-        with gzip.open(self.folder / f"{outcome}.jsonl.gz", "rt", encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-
-    def reasons(self) -> dict[int, str]:
-        """Line number -> reason, of what did not qualify."""
-        return {line["line"]: line["reason"] for name in ("hard", "rejected") for line in self.lines(name)}
-
-
-def changed_tool(**changes: Any) -> list[dict[str, Any]]:
-    return [{**copy.deepcopy(TOOL), **changes}, OTHER_TOOL]
-
-
-def deep_call(depth: int) -> dict[str, Any]:
-    nested: Any = 1
-    for _ in range(depth):
-        nested = [nested]
-    parameters = {"type": "object", "properties": {"any": {}}}
-    return record(
-        tools=changed_tool(parameters=parameters), answers=[{"name": "book_room", "arguments": {"any": nested}}]
-    )
-
-
 BROKEN = {
     "not json": ("{", "not_json"),
     "no object": ("[1]", "structure"),
@@ -383,27 +317,6 @@ def test_the_sample_is_clean(tmp_path: Path) -> None:
     assert "<summary>qualified, line 1</summary>" in page, "records are shown where none was rejected"
 
 
-UNREADABLE = {
-    "missing": (None, "no-such-file.jsonl"),
-    "broken gzip": (gzip.compress(json.dumps(record()).encode() * 50)[:-40], "data"),
-    "unknown layout": (b'{"prompt": "x", "completion": "y"}\n', "prompt, completion"),
-    "empty": (b"", "no record"),
-    "binary": (b"\x00\x01\x02\x03" * 100, "data"),
-}
-
-
-@pytest.mark.parametrize(("content", "named"), UNREADABLE.values(), ids=UNREADABLE.keys())
-def test_a_file_that_cannot_be_read_is_one_clear_error(tmp_path: Path, content: bytes | None, named: str) -> None:
-    data = tmp_path / ("data" if content is not None else "no-such-file.jsonl")
-    if content is not None:
-        data.write_bytes(content)
-    folder = tmp_path / "stage"
-    with pytest.raises(InputError, match=named):
-        execute_stage(find_stage("data_refine"), DataRefineSettings(data=str(data)), {}, folder, RunSettings())
-    names = {path.name for path in folder.glob("*")}
-    assert names <= {"config.json", "metrics.jsonl", "error.json"}, "a half-written artifact is left"
-
-
 def test_nothing_qualified_names_the_reasons_and_an_example(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"2 unknown_tool, 1 not_json.*line 1: unknown_tool.*'fly'"):
         Refined(tmp_path, [*(record(n, answers=[{"name": "fly", "arguments": {}}]) for n in range(2)), "{"])
@@ -418,116 +331,6 @@ def test_no_call_whose_response_reads_as_a_call_is_hard(tmp_path: Path) -> None:
         record(3, answers=[], response='book_room(town="Quibdo")'),
     ]
     assert Refined(tmp_path, lines).reasons() == {3: "response_is_a_call", 4: "response_is_a_call"}
-
-
-def with_schema(schema: dict[str, Any], value: Any, **beside: Any) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": {"x": schema}, **beside}
-    return record(tools=changed_tool(parameters=parameters), answers=[{"name": "book_room", "arguments": {"x": value}}])
-
-
-def doubling(depth: int) -> dict[str, Any]:
-    """A schema of a few references that stands for 4**depth schemas."""
-    return {f"a{n}": {"properties": {key: {"$ref": f"#/$defs/a{n + 1}"} for key in "bcde"}} for n in range(depth)}
-
-
-MANY = {f"a{number}": {} for number in range(3_000)}
-# All of legal size; some take linear time now, the others are given up.
-COSTLY = {
-    "argument names spelt alike": (
-        record(
-            tools=changed_tool(parameters={"properties": {"-" * n: {} for n in range(1, 1300)}}),
-            answers=[{"name": "book_room", "arguments": {"-": "Quibdo"}}],
-        ),
-        None,
-    ),
-    "tool names spelt alike": (
-        record(tools=[*({**OTHER_TOOL, "name": "-" * (n % 50) + f"{n}"} for n in range(4_000)), TOOL]),
-        None,
-    ),
-    "a tool repeated late": (
-        record(tools=[{**OTHER_TOOL, "name": f"t{n}"} for n in [*range(4_000), 3_999]]),
-        "tool_repeated",
-    ),
-    "texts against a long enum": (
-        with_schema(
-            {"type": "array", "items": {"type": "string", "enum": [f"{n}" for n in range(20_000)]}}, ["19999"] * 20_000
-        ),
-        "too_much_work",
-    ),
-    "numbers against a long enum": (
-        with_schema({"type": "array", "items": {"enum": list(range(20_000))}}, [19_999] * 20_000),
-        "too_much_work",
-    ),
-    "anyOf of thousands": (
-        with_schema({"anyOf": [{"type": "integer", "minimum": n} for n in range(8_000)]}, "Quibdo"),
-        "too_much_work",
-    ),
-    "allOf of thousands": (
-        with_schema({"allOf": [{"properties": {f"p{n}": {"type": "string"}}} for n in range(8_000)]}, {}),
-        "too_much_work",
-    ),
-    "anyOf in anyOf": (
-        with_schema(
-            {"anyOf": [{"type": "array", "items": {"anyOf": [{"const": n} for n in range(200)]}}] * 40}, ["a"] * 3_000
-        ),
-        "too_much_work",
-    ),
-    "references that double": (with_schema({"$ref": "#/$defs/a0"}, {}, **{"$defs": doubling(14)}), "too_much_work"),
-    "many calls of many required arguments": (
-        record(
-            tools=changed_tool(parameters={"type": "object", "properties": MANY, "required": list(MANY)}),
-            answers=[{"name": "book_room", "arguments": dict.fromkeys(MANY, "x")}] * 5,
-        ),
-        "not_renderable",
-    ),
-    "many values in a long text": (
-        record(
-            messages=asked("q" * 700_000),
-            answers=[{"name": "book_room", "arguments": {"town": "q" * 5, "nights": n % 9}} for n in range(MAX_CALLS)],
-        ),
-        "ungrounded",
-    ),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(("line", "reason"), COSTLY.values(), ids=COSTLY.keys())
-def test_no_record_takes_for_ever(tmp_path: Path, line: dict[str, Any], reason: str | None) -> None:
-    assert len(json.dumps(line)) < 2**20
-    assert Refined(tmp_path, [record(7), line]).reasons() == ({2: reason} if reason else {})
-
-
-LARGE = {
-    "too long": (record(messages=asked("x" * 2**20)), "too_long"),
-    "too many values": (record(meta={"page": [0] * 100_000}), "too_many_values"),
-    "too deep": (deep_call(900), "too_deep"),
-    "a dialogue of thousands of turns": (
-        {"messages": [*asked("Hi"), {"role": "assistant", "content": "Yes?"}] * 2_000, "tools": []},
-        "too_much_work",
-    ),
-}
-
-
-@pytest.mark.parametrize(("line", "reason"), LARGE.values(), ids=LARGE.keys())
-def test_what_is_too_large_is_rejected_by_name(tmp_path: Path, line: dict[str, Any], reason: str) -> None:
-    assert Refined(tmp_path, [record(7), line], data_format="auto").reasons() == {2: reason}
-
-
-BOMBS = {
-    "blank lines": (b"\n" * 2**22, {"max_lines": 1000}, "more than 1,000 lines"),
-    "empty objects": (b"{}\n" * 2000, {"max_lines": 1000}, "more than 1,000 lines"),
-    "one array": (b"[" + b"{}," * 2000 + b"{}]", {"max_lines": 1000}, "more than 1,000 records"),
-    "one endless line": (b" " * 2**22, {"max_unpacked_mb": 2}, "longer than 2,097,152 bytes, unpacked"),
-}
-
-
-@pytest.mark.parametrize(("content", "limits", "named"), BOMBS.values(), ids=BOMBS.keys())
-def test_a_file_that_unpacks_without_end_is_left(
-    tmp_path: Path, content: bytes, limits: dict[str, int], named: str
-) -> None:
-    data = tmp_path / "data.jsonl.gz"
-    data.write_bytes(gzip.compress(content))
-    with pytest.raises(InputError, match=f"data_refine.data: .*{named}"):
-        refine.refine(DataRefineSettings(data=str(data), benchmark_overlap=1.0, **limits), tmp_path / "stage")
 
 
 def test_metric_names_are_names_to_mlflow(tmp_path: Path) -> None:
