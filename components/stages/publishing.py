@@ -10,6 +10,7 @@ earlier one. Earlier attempts stay for whoever still reads them; a lifecycle rul
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -82,6 +83,7 @@ def fetch_finished(folder: Path, run: RunSettings, stage: str, work: str) -> Man
         Its manifest; None, and `folder` as it was, where nothing or other work was published, or it is damaged.
     """
     home = stage_uri(run, stage)
+    folder = Path(os.path.realpath(folder))  # a link stays one, and what arrives is on the disk that it leads to
     arriving = folder.with_name(f".{folder.name}.arriving")
     shutil.rmtree(arriving, ignore_errors=True)
     try:

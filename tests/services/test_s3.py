@@ -248,6 +248,22 @@ def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "three", "two"]
 
 
+def test_a_folder_that_is_a_link_gets_it_on_the_disk_that_the_link_leads_to(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def function(config: DataRefineSettings, inputs: Any, outputs: Outputs) -> dict[str, float]:
+        (outputs.folder / "result.txt").write_text("x")
+        return {}
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "disk" / "two").mkdir(parents=True)
+    (tmp_path / "two").symlink_to(tmp_path / "disk" / "two")
+    for name in ("one", "two"):
+        run = RunSettings(run_id="six", artifact_root=root)
+        execute_stage(_stage(function, "result.txt"), DataRefineSettings(), {}, tmp_path / name, run)
+    assert (tmp_path / "two").is_symlink() and verified_manifest(tmp_path / "disk" / "two")
+
+
 @pytest.mark.parametrize("damage", ["file", "missing", "manifest", "pointer"])
 def test_a_reader_verifies_what_the_pointer_names(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
