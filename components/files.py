@@ -30,9 +30,14 @@ def expand_home(path: str) -> Path:
     return Path(os.path.expanduser(path))  # noqa: PTH111  # Path.expanduser raises for an unknown user
 
 
+def exists(path: Path) -> bool:
+    """Whether something is there: nothing is under a name that is too long for the file system or has a zero byte."""
+    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises for such a name
+
+
 def is_folder(path: Path) -> bool:
-    """Whether a folder is there: none is under a name that is too long for the file system or has a zero byte."""
-    return os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises for such a name
+    """Whether a folder is there, under whatever name."""
+    return os.path.isdir(path)  # noqa: PTH112  # as above
 
 
 @contextmanager

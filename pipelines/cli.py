@@ -7,12 +7,10 @@ one paragraph; `--debug` shows the traceback as well.
 from __future__ import annotations
 
 import enum
-import hashlib
 import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -21,9 +19,8 @@ from typing import Annotated, Any
 import typer
 
 from components.errors import CallforgeError, InputError, without_login
-from components.files import expand_home, is_folder
-from components.services.events import library_warnings
-from components.stages.catalogue import NAMED_MODELS, Stage, find_stage
+from components.files import exists, expand_home, is_folder
+from components.stages.catalogue import NAMED_MODELS, find_stage
 from pipelines.console import console, errors, print_table
 
 app = typer.Typer(
@@ -119,7 +116,7 @@ def run(
     try:
         run_here(Request(run_id=run_id, profile=profile, settings=settings), console)
     except BaseException as error:
-        begun = _exists(RUNS / run_id / "run.json")
+        begun = exists(RUNS / run_id / "run.json")
         if begun and isinstance(error, KeyboardInterrupt | CallforgeError):
             console.print(f"`{this_command()} run --run-id {run_id}` goes on where it stopped")
         if isinstance(error, KeyboardInterrupt):
@@ -138,8 +135,10 @@ def refine(
     changes: Set = None,
 ) -> None:
     """Check records by rules: qualified, hard and rejected ones, each with its reason."""
+    from pipelines.lone_stage import run_stage
+
     parameters = {"data_refine.data": _local_path(data), "data_refine.data_format": data_format}
-    _run_stage(find_stage("data_refine"), out, {}, profile, changes, parameters | _place(artifact_root, run_id))
+    run_stage(find_stage("data_refine"), out, {}, profile, changes, parameters | _place(artifact_root, run_id))
 
 
 @app.command()
@@ -153,8 +152,10 @@ def sft(
     changes: Set = None,
 ) -> None:
     """Warm a base model up on refined records."""
+    from pipelines.lone_stage import run_stage
+
     parameters = {"sft_warmup.base_model": _local_path(base_model)} | _place(artifact_root, run_id)
-    _run_stage(find_stage("sft_warmup"), out, {"records": records}, profile, changes, parameters)
+    run_stage(find_stage("sft_warmup"), out, {"records": records}, profile, changes, parameters)
 
 
 @app.command()
@@ -168,8 +169,10 @@ def egpo(
     changes: Set = None,
 ) -> None:
     """Train a warmed-up model by EGPO."""
+    from pipelines.lone_stage import run_stage
+
     inputs = {"records": records, "model": model}
-    _run_stage(find_stage("egpo_rl"), out, inputs, profile, changes, _place(artifact_root, run_id))
+    run_stage(find_stage("egpo_rl"), out, inputs, profile, changes, _place(artifact_root, run_id))
 
 
 @app.command()
@@ -192,13 +195,14 @@ def evaluate(
     from components.evaluations.compare import compare_folders
     from components.evaluations.tables import scores_table
     from components.evaluations.words import distinct_names
+    from pipelines.lone_stage import run_stage
 
     places = dict(zip(distinct_names(models), models, strict=True))
     parameters = {"bfcl_eval.records": _local_path(records)} | _place(artifact_root, run_id)
     with ExitStack() as stack:
         if any(model.startswith("models:/") for model in models):
             _use_own_services(stack)
-        _run_stage(NAMED_MODELS, out, {}, profile, changes, parameters, places)
+        run_stage(NAMED_MODELS, out, {}, profile, changes, parameters, places)
     folders = {name: out / name for name in places} if len(places) > 1 else dict.fromkeys(places, out)
     print_table(console, scores_table(folders))
     for table in compare_folders(folders).tables() if len(folders) > 1 else ():
@@ -241,8 +245,10 @@ def register(
     changes: Set = None,
 ) -> None:
     """Merge an adapter, upload the weights to S3, register them in MLflow."""
+    from pipelines.lone_stage import run_stage
+
     inputs = {"model": model} | ({"evaluation": evaluation} if evaluation else {})
-    _run_stage(find_stage("model_registration"), out, inputs, profile, changes, _place(artifact_root, run_id))
+    run_stage(find_stage("model_registration"), out, inputs, profile, changes, _place(artifact_root, run_id))
 
 
 @app.command()
@@ -496,63 +502,14 @@ def _use_own_services(stack: ExitStack) -> None:
         os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
 
 
-def _run_stage(
-    stage: Stage,
-    out: Path,
-    inputs: dict[str, Path],
-    profile: str,
-    changes: list[str] | None,
-    parameters: dict[str, Any],
-    models: Mapping[str, str] | None = None,
-) -> None:
-    """Run one stage by itself, after the checks that concern it; `models` are inputs by reference, fetched after
-    those."""
-    from components.preflight.checks import problems
-    from components.services.mlflow_server import tracking_uri
-    from components.settings import ARTIFACT_ROOT_VARIABLE, read_assignment, resolve_settings
-    from components.stages.execution import execute_stage
-    from components.stages.refined_records import with_records_file
-    from pipelines.named_models import model_folder
-    from pipelines.profiles import find_profile
-
-    run_id = _own_run(stage.name, out)
-    default = {"run.artifact_root": os.environ.get(ARTIFACT_ROOT_VARIABLE, ""), "run.run_id": run_id}
-    given = {name: value for name, value in parameters.items() if value is not None}
-    assigned = dict(read_assignment(text) for text in changes or [])
-    settings = with_records_file(resolve_settings(default, find_profile(profile).settings, given, assigned))
-    found = [f"{name} {path}: there is no such folder" for name, path in inputs.items() if not _exists(path)]
-    if found := found + problems(settings, (stage,), here=True):
-        raise InputError("\n".join(found))
-
-    if settings.run.artifact_root or tracking_uri():
-        console.print(f"run {settings.run.run_id}")
-
-    with library_warnings():
-        inputs = inputs | {name: model_folder(reference) for name, reference in (models or {}).items()}
-        metrics = execute_stage(stage, getattr(settings, stage.section), inputs, out, settings.run)
-    for metric, value in metrics.items():
-        console.print(f"{metric:<40} {value:g}")
-
-
 def _place(artifact_root: str | None, run_id: str | None) -> dict[str, str | None]:
     """Where a stage by itself puts its outputs."""
     return {"run.artifact_root": artifact_root, "run.run_id": run_id}
 
 
-def _own_run(stage: str, out: Path) -> str:
-    """The run of a stage by itself: another for every folder and machine, lest it overwrite what others have in S3 and
-    MLflow, and the same one when the command is given again."""
-    place = os.fsencode(f"{os.uname().nodename}:{os.path.realpath(out)}")  # Path.resolve raises for circles of links
-    return f"{stage}-{hashlib.sha256(place).hexdigest()[:8]}"
-
-
 def _local_path(value: str | None) -> str | None:
     """An existing path made absolute: stages run elsewhere than the caller."""
-    return str(expand_home(value).resolve()) if value and _exists(expand_home(value)) else value
-
-
-def _exists(path: Path) -> bool:
-    return os.path.exists(path)  # noqa: PTH110  # Path.exists raises for a name that is too long
+    return str(expand_home(value).resolve()) if value and exists(expand_home(value)) else value
 
 
 def main() -> None:
