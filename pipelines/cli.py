@@ -200,8 +200,7 @@ def evaluate(
     places = dict(zip(distinct_names(models), models, strict=True))
     parameters = {"bfcl_eval.records": _local_path(records)} | _place(artifact_root, run_id)
     with ExitStack() as stack:
-        if any(model.startswith("models:/") for model in models):
-            _use_own_services(stack)
+        _use_services_of(stack, *models, records or "")
         run_stage(NAMED_MODELS, out, {}, profile, changes, parameters, places)
     folders = {name: out / name for name in places} if len(places) > 1 else dict.fromkeys(places, out)
     print_table(console, scores_table(folders))
@@ -223,7 +222,9 @@ def compare(
     """Compare evaluations of the same questions: what was gained and lost, and how sure that is."""
     from components.evaluations.compare import compare_places
 
-    with compare_places(places) as found:
+    with ExitStack() as stack:
+        _use_services_of(stack, *places)
+        found = stack.enter_context(compare_places(places))
         found.write_page(page)
     for table in found.tables():
         print_table(console, table)
@@ -270,8 +271,7 @@ def ask(
 
     settings = resolve_settings(dict(read_assignment(text) for text in changes or []))
     with ExitStack() as stack:
-        if model.startswith("models:/"):
-            _use_own_services(stack)
+        _use_services_of(stack, model)
         with console.status("asking"):
             answer = list(ask_model(model, question, tools, settings.bfcl_eval))
         for line in answer:
@@ -505,6 +505,25 @@ def _use_own_services(stack: ExitStack) -> None:
 def _place(artifact_root: str | None, run_id: str | None) -> dict[str, str | None]:
     """Where a stage by itself puts its outputs."""
     return {"run.artifact_root": artifact_root, "run.run_id": run_id}
+
+
+def _use_services_of(stack: ExitStack, *places: str) -> None:
+    """Where a place is in a registry, or in this directory's own store, and the environment does not name it: start
+    it, unless it runs already.
+
+    Raises:
+        InputError: a registered model is named, and there were no runs here.
+    """
+    from components.model_registration.registry import MODELS
+    from pipelines.embedded import S3_ADDRESSES, embedded_services
+    from pipelines.local import SERVICES
+    from pipelines.seaweedfs import BUCKET
+
+    named = any(map(os.environ.get, S3_ADDRESSES))
+    if any(place.startswith(MODELS) for place in places):
+        _use_own_services(stack)
+    elif any(place.startswith(f"s3://{BUCKET}/") for place in places) and not named and SERVICES.is_dir():
+        os.environ.update(stack.enter_context(embedded_services(SERVICES)))
 
 
 def _local_path(value: str | None) -> str | None:

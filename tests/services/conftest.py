@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,24 @@ def services(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> dict[s
     for name, value in servers.items():
         monkeypatch.setenv(name, value)
     return servers
+
+
+@pytest.fixture
+def forget_services(
+    services: dict[str, str], servers_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], None]:
+    """From the call on, as while `callforge ui` runs: the environment names nothing, and the servers are those of the
+    directory that commands are given in."""
+
+    def forget() -> None:
+        (tmp_path / ".callforge").mkdir()
+        (tmp_path / ".callforge" / "services").symlink_to(servers_folder)
+        monkeypatch.chdir(tmp_path)
+        for name in list(os.environ):
+            if name.startswith(("AWS_", "MLFLOW_")):
+                monkeypatch.delenv(name)
+
+    return forget
 
 
 @pytest.fixture

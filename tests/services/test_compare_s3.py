@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from components.settings import RunSettings
 from components.stages.catalogue import find_stage
 from components.stages.folder import MANIFEST, describe
 from components.stages.publishing import publish
+from pipelines import cli
 from tests.evaluation_support import evaluation
 
 MARKS = {"multiple": "0011", "irrelevance": "11"}
@@ -41,6 +45,17 @@ def test_evaluations_in_s3_are_those_that_were_put_there(places: list[str], tmp_
         for name, folder in zip(("base", "egpo_rl"), folders.values(), strict=True):
             assert read_evaluation(folder) == read_evaluation(tmp_path / "bfcl_eval" / name)
     assert "multiple_1" in (tmp_path / "page.html").read_text()
+
+
+def test_the_command_finds_them_in_the_embedded_store(
+    places: list[str], forget_services: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    forget_services()
+    monkeypatch.setattr(sys, "argv", ["callforge", "compare", *places])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code and Path("comparison.html").exists()
+    assert "egpo_rl against " in capsys.readouterr().out
 
 
 def test_what_is_wrong_in_s3_is_named_by_its_address(places: list[str], root: str, tmp_path: Path) -> None:

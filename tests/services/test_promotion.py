@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -329,16 +328,10 @@ def test_junk_among_the_announced_changes_stops_nobody(registry, open_gate, valu
 
 
 def test_the_command_finds_the_embedded_registry_and_a_refusal_has_its_own_exit_code(
-    registry, servers_folder, tmp_path, monkeypatch, capsys
+    registry, forget_services, monkeypatch, capsys
 ):
-    """As while `callforge ui` runs: the environment names nothing, the servers are those of this directory."""
     version = registry(0.0)
-    (tmp_path / ".callforge").mkdir()
-    (tmp_path / ".callforge" / "services").symlink_to(servers_folder)
-    monkeypatch.chdir(tmp_path)
-    for name in list(os.environ):
-        if name.startswith(("AWS_", "MLFLOW_")):
-            monkeypatch.delenv(name)
+    forget_services()
     monkeypatch.setattr(sys, "argv", ["callforge", "promote", registry.name, version])
     with pytest.raises(SystemExit) as ended:
         cli.main()
