@@ -1,6 +1,6 @@
-"""The two errors a user may see: what they gave is wrong, or a service they named failed.
+"""The errors a user may see: what they gave is wrong, the work failed all the same, or the gate refused a promotion.
 
-Both carry one clear paragraph: what was wrong, where, what is allowed, how to fix it, and never the user and password
+Each carries one clear paragraph: what was wrong, where, what is allowed, how to fix it, and never the user and password
 of an address. Anything else that is raised is a defect of callforge itself.
 """
 

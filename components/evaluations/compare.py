@@ -17,7 +17,7 @@ from components.evaluations.words import distinct_names
 
 
 @dataclass(frozen=True)
-class Found:
+class ComparedFolders:
     """What was compared: each benchmark, own records first, with the models' directories; and what could not be."""
 
     benchmarks: Sequence[tuple[Compared, Mapping[str, Path]]]
@@ -34,7 +34,7 @@ class Found:
 
 
 @contextmanager
-def compare_places(places: Sequence[str]) -> Iterator[Found]:
+def compare_places(places: Sequence[str]) -> Iterator[ComparedFolders]:
     """The evaluation directories at `places`, here or in S3, compared; the first is what the others are held against.
 
     Raises:
@@ -48,7 +48,7 @@ def compare_places(places: Sequence[str]) -> Iterator[Found]:
         yield compare_folders(dict(zip(names, folders, strict=True)))
 
 
-def compare_folders(folders: Mapping[str, Path]) -> Found:
+def compare_folders(folders: Mapping[str, Path]) -> ComparedFolders:
     """Evaluation directories, by the models' names, compared. Own records are where all were asked the same ones.
 
     Raises:
@@ -61,4 +61,4 @@ def compare_folders(folders: Mapping[str, Path]) -> Found:
     if own and not note:
         benchmarks.append((compare_models(own), {name: folder / OWN_FOLDER for name, folder in folders.items()}))
     benchmarks.append((compare_models(models), folders))
-    return Found(benchmarks, note)
+    return ComparedFolders(benchmarks, note)
