@@ -18,9 +18,10 @@ from pathlib import Path
 from components.errors import CallforgeError, InputError, WorkError
 from components.files import LARGEST_JSON, sha256_of_file
 from components.services.events import say, warn
+from components.services.outbox import METRICS
 from components.services.storage import download_folder, read_object, upload_file, upload_folder, write_object
 from components.settings import RunSettings
-from components.stages.folder import CHECKPOINTS, MANIFEST, Manifest, verified_manifest
+from components.stages.folder import CHECKPOINTS, CONFIG, MANIFEST, Manifest, verified_manifest
 
 POINTER = "current.json"
 HASH_DIGITS = 16
@@ -74,7 +75,7 @@ def resolve_published(uri: str) -> str:
 
 
 def fetch_finished(folder: Path, run: RunSettings, stage: str, work: str) -> Manifest | None:
-    """Put what the stage published for this run into `folder`, in place of anything there, if it is the same work.
+    """Put what the stage published for this run into `folder`, beside hidden files of others, if it is the same work.
 
     Args:
         work: digest of the stage's identity.
@@ -94,14 +95,24 @@ def fetch_finished(folder: Path, run: RunSettings, stage: str, work: str) -> Man
         manifest = verified_manifest(arriving)
         if manifest is None or manifest.work != work or published_uri(run, stage, arriving / MANIFEST) != uri:
             raise WorkError(f"{uri}: it is not what its manifest and its name say")
+        if not {CONFIG, METRICS} <= {path.name for path in arriving.iterdir()}:
+            raise WorkError(f"{uri}: {CONFIG} or {METRICS} is missing")
     except CallforgeError as error:
         warn(f"what {stage} published before cannot be taken, and is made again ({error})")
         shutil.rmtree(arriving, ignore_errors=True)
         return None
-    shutil.rmtree(folder, ignore_errors=True)
-    arriving.rename(folder)
+    _move(arriving, folder)
     say(f"taken from {uri}, where it was published")
     return manifest
+
+
+def _move(arriving: Path, folder: Path) -> None:
+    """Killed in between, it leaves unfinished work of the stage: its configuration comes first, the manifest last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    others = sorted({path.name for path in arriving.iterdir()} - {CONFIG, METRICS, MANIFEST})
+    for name in (CONFIG, *others, METRICS, MANIFEST):
+        (arriving / name).replace(folder / name)
+    arriving.rmdir()
 
 
 def _work(uri: str) -> str | None:

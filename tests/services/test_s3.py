@@ -205,7 +205,7 @@ def test_finished_work_is_published_where_the_run_wants_it(
     assert storage.read_object(f"{resolve_published(f'{root}/three/data_refine')}/result.txt") == b"x"
 
 
-@pytest.mark.parametrize("damage", ["", "file", "missing", "manifest", "metrics", "pointer", "other work"])
+@pytest.mark.parametrize("damage", ["", "file", "missing", "config", "manifest", "metrics", "pointer", "other work"])
 def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str, capsys: Any
 ) -> None:
@@ -224,8 +224,9 @@ def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
     execute_stage(stage, DataRefineSettings(), {}, tmp_path / "one", run)
     bucket, key = storage.split_uri(resolve_published(f"{root}/five/data_refine"))
     client = storage.s3_client()
-    if damage == "missing":
-        client.delete_object(Bucket=bucket, Key=f"{key}/result.txt")
+    if damage in ("missing", "config"):
+        name = {"missing": "result.txt", "config": "config.json"}[damage]
+        client.delete_object(Bucket=bucket, Key=f"{key}/{name}")
     elif damage == "pointer":
         client.put_object(Bucket=bucket, Key=f"{key.rpartition('/')[0]}/current.json", Body=b'{"folder": "../x"}')
     elif damage == "metrics":  # a manifest that agrees with the files, and is not the one that was published
@@ -235,13 +236,17 @@ def test_a_new_folder_gets_the_same_work_from_where_the_run_published_it(
         name = {"file": "result.txt", "manifest": "manifest.json"}[damage]
         client.put_object(Bucket=bucket, Key=f"{key}/{name}", Body=b"[]")
     (tmp_path / "two").mkdir()
+    (tmp_path / "two" / ".git").write_text("of somebody else, as in an empty repository or a new home")
     seed = 1 if damage == "other work" else 0
     config = DataRefineSettings(max_lines=1000, seed=seed)  # max_lines decides nothing
     assert execute_stage(stage, config, {}, tmp_path / "two", run) == {"accepted": 1.0}
     told = capsys.readouterr().out
     assert worked == ([0, seed] if damage else [0])
-    assert ("published before cannot be taken" in told) == (damage in ("file", "missing", "metrics", "pointer"))
+    assert ("published before cannot be taken" in told) == (
+        damage in ("file", "missing", "config", "metrics", "pointer")
+    )
     assert verified_manifest(tmp_path / "two") is not None and (tmp_path / "two/report.html").read_text() == "page"
+    assert (tmp_path / "two/.git").exists()
     times = len(worked)
     execute_stage(stage, config, {}, tmp_path / "three", run)
     assert len(worked) == times and verified_manifest(tmp_path / "three"), "what was damaged is so no more"
