@@ -21,16 +21,20 @@ TRAINED = [stage.name for stage in reversed(STAGES) if "model/**/*" in stage.con
 
 
 def find_model(reference: str) -> str:
-    """A reference that `resolve_model` takes: of a run, what it trained last; of the registry, where the weights are.
+    """A reference that `resolve_model` takes: of a run, what it trained last; of the registry, where the weights are;
+    of a stage that was published, the model of the attempt that its pointer names.
 
     Raises:
         InputError: the run has trained nothing yet; no such registered model, version or alias.
-        WorkError: the registry failed.
+        WorkError: the registry or S3 failed.
     """
     from components.model_registration.registry import MODELS, version_source
 
     if reference.startswith(MODELS):
         return version_source(reference)
+    if is_remote(reference):  # before it is fetched: what is fetched of an address is taken as unchanging
+        place = resolve_published(reference)
+        return f"{place}/model" if names_below(f"{place}/model") else place
     for folder in (expand_home(reference), RUNS / reference):
         if not (is_folder(folder) and (folder / REQUEST).is_file()):
             continue
@@ -51,12 +55,7 @@ def model_folder(reference: str) -> Path:
         InputError, WorkError: as `find_model`, or there is no such model.
     """
     place = find_model(reference)
-    if is_remote(place):
-        place = resolve_published(place)
-        place = f"{place}/model" if names_below(f"{place}/model") else place
-    elif is_folder(expand_home(place)):
-        return expand_home(place)
-    return resolved(place).path
+    return expand_home(place) if is_folder(expand_home(place)) else resolved(place).path
 
 
 def resolved(place: str) -> ResolvedModel:
