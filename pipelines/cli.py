@@ -437,11 +437,17 @@ def clean(
                 return
             if not typer.confirm("Remove it?"):
                 return
+        refusals = []
         for held in found:
-            remove(held)
-            console.print(f"removed {held.run_id}")
+            try:
+                remove(held)
+                console.print(f"removed {held.run_id}")
+            except InputError as error:
+                refusals.append(str(error))
         if any(held.objects for held in found):
             give_back_space()
+        if refusals:
+            raise InputError("\n".join(refusals))
 
 
 @app.command()

@@ -8,12 +8,13 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.evaluations.directory import read_evaluation, write_evaluation
 from components.function_calls.record import Record, record_to_json
-from pipelines import cli
+from pipelines import clean, cli
 from tests.evaluation_support import evaluation
 
 Call = Callable[..., tuple[int, str]]
@@ -153,6 +154,27 @@ def test_models_are_evaluated_on_own_records_and_compared(
     records.write_text("{}\n")
     code, told = callforge(*command[:-2], "--set", "bfcl_eval.sample_per_category=1")
     assert code == 2 and "bfcl_eval.records:" in told and "own.jsonl" in told
+
+
+def test_a_run_that_went_on_keeps_no_other_from_being_removed(
+    callforge: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / ".callforge" / "runs"
+    for name in ("one", "two", "not a run"):
+        (runs / name).mkdir(parents=True)
+        (runs / name / "run.json").write_text("{}")
+    look = clean.look
+
+    def look_and_wait(*arguments: Any, **options: Any) -> list[clean.Held]:
+        found = look(*arguments, **options)
+        (runs / "one" / "weights").write_text("made since")
+        return found
+
+    monkeypatch.setattr(clean, "look", look_and_wait)
+    code, told = callforge("clean", "--yes")
+    assert code == 2 and "run one: it changed since it was looked at" in told and "removed two" in told
+    assert sorted(path.name for path in runs.iterdir()) == ["not a run", "one"]
+    assert (runs / "one" / "weights").exists()
 
 
 def test_debug_shows_the_traceback_and_keeps_the_exit_code(callforge: Call, monkeypatch: pytest.MonkeyPatch) -> None:
