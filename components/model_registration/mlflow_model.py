@@ -53,7 +53,8 @@ def write_mlflow_files(folder: Path, dtype: str) -> None:
     flavors = {"python_function": function_flavor, "transformers": transformers_flavor}
     with atomic_write(folder / REQUIREMENTS) as file:
         file.write(f"mlflow=={MLFLOW}\n")
-        file.writelines(f"{name}=={version(name)}\n" for name in LIBRARIES)
+        # Without what a build adds, such as +cpu: no index has it, and the model is to be loaded elsewhere.
+        file.writelines(f"{name}=={version(name).partition('+')[0]}\n" for name in LIBRARIES)
     with atomic_write(folder / MLMODEL) as file:
         yaml.safe_dump({"flavors": flavors, "mlflow_version": MLFLOW}, file)
 

@@ -113,6 +113,7 @@ STAGES = (
         inputs={"model": "egpo_rl", "evaluation": "bfcl_eval"},
         output="registration",
         content=("registration.json",),
+        version=2,
     ),
 )
 

@@ -153,6 +153,9 @@ def test_mlflow_loads_a_version_by_its_alias_and_the_commands_ask_it(
     tool = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
     messages = [{"role": "user", "content": "What time is it?"}]
     request = {"messages": messages, "tools": [tool], "max_tokens": 12}
+    wanted = (storage.read_object(f"{version_source(reference)}/requirements.txt") or b"").decode().split()
+    assert "torch" in [line.partition("==")[0] for line in wanted] and not any("+" in line for line in wanted)
+
     model = mlflow.pyfunc.load_model(reference)
     [message] = model.predict(request)
     assert message["role"] == "assistant"
