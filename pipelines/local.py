@@ -183,8 +183,7 @@ def _found(values: Any, names: list[str]) -> list[Any]:
 def _step_environment(folder: Path, services: Mapping[str, str]) -> dict[str, str]:
     """What the pipeline and its steps see: the services, the run directory, and this very Python first."""
     ours = {RUN_FOLDER: str(folder), PROGRESS_FILE: str(folder / PROGRESS), "PYTHONUNBUFFERED": "1"}
-    # Two torch processes never run at once here; forked tokenizers would warn, KFP's start-up look-ups cost seconds.
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": "passive"}
+    quiet = {"TOKENIZERS_PARALLELISM": "false"}  # which would warn when forked
     paths = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")])),

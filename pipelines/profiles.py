@@ -39,29 +39,31 @@ def demo() -> Profile:
     return Profile(
         name="demo",
         settings={
+            "data_refine.data": "sample/home",
             "data_refine.sample_size": 1500,
             "data_refine.held_out_share": 0.05,
-            "sft_warmup.steps": 90,  # small batches: of the same minutes, many steps teach more than large ones
+            "sft_warmup.steps": 60,  # small batches: of the same minutes, many steps teach more than large ones
             "sft_warmup.batch_size": 2,
             "sft_warmup.micro_batch_size": 2,
             "sft_warmup.learning_rate": 1e-3,
             "sft_warmup.max_prompt_tokens": 384,
             "sft_warmup.max_turn_tokens": 128,
             "sft_warmup.checkpoint.every": 15,
-            "egpo_rl.steps": 5,
-            "egpo_rl.rollout.prompts_per_step": 4,
-            "egpo_rl.update.learning_rate": 3e-5,  # 1e-4 unlearns the form of a call in five steps of real records
+            "egpo_rl.steps": 6,
+            "egpo_rl.rollout.prompts_per_step": 8,
+            "egpo_rl.rollout.temperature": 1.0,  # at 0.7 half of the groups had no right answer, and taught nothing
+            "egpo_rl.update.learning_rate": 1e-4,
             "egpo_rl.update.warmup_steps": 1,
             "egpo_rl.rollout.max_prompt_tokens": 384,
-            "egpo_rl.rollout.max_new_tokens": 128,  # as long as the turns that the warm-up teaches
-            "egpo_rl.held_out": 0,  # the evaluation asks records that were held out of the warm-up as well
+            "egpo_rl.rollout.max_new_tokens": 96,
+            "egpo_rl.held_out": 16,
             "egpo_rl.checkpoint.every": 1,
-            "bfcl_eval.own_records": 24,
+            "bfcl_eval.own_records": 32,
             "bfcl_eval.categories": ["simple_python", "multiple", "irrelevance"],  # a taste
             "bfcl_eval.sample_per_category": 2,
             "bfcl_eval.max_prompt_tokens": 1024,
-            "bfcl_eval.max_new_tokens": 128,
-            "bfcl_eval.batch_size": 24,  # a decode step takes as long for 24 answers as for 6: it reads all the weights
+            "bfcl_eval.max_new_tokens": 96,
+            "bfcl_eval.batch_size": 32,
             "model_registration.model_name": "callforge-demo",
         },
     )

@@ -1,9 +1,9 @@
 """The built-in sources: records made up from templates, the same ones for the same seed.
 
-`sample` has every category and tools of many domains. `sample/home` has requests to a home's tools, each for one call
-or none, which a small model learns in minutes. Every argument's value appears in the question. Nothing is taken from a
-benchmark or from other data. They are there to run the whole chain without a download and to teach the shape of a turn;
-they do not replace real records.
+`sample` has every category and tools of many domains. `sample/home` has requests to five tools of a home, each for one
+call or none, which a small model learns in minutes. Every argument's value appears in the question. Nothing is taken
+from a benchmark or from other data. They are there to run the whole chain without a download and to teach the shape of
+a turn; they do not replace real records.
 """
 
 from __future__ import annotations
@@ -41,7 +41,10 @@ SOURCES: dict[str, SampleSource] = {
         TEMPLATES,
         {"simple": 0.30, "multiple": 0.25, "parallel": 0.15, "parallel_multiple": 0.15, "no_call": 0.15},
     ),
-    "sample/home": SampleSource(HOME_TOOLS, {"simple": 0.45, "multiple": 0.35, "no_call": 0.20}),
+    "sample/home": SampleSource(
+        tuple(template for template in HOME_TOOLS if template.domain == "home"),
+        {"simple": 0.45, "multiple": 0.35, "no_call": 0.20},
+    ),
 }
 
 IMPERATIVES = (
