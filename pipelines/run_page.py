@@ -23,9 +23,13 @@ def write_run_page(folder: Path, profile: str) -> Path:
 
 
 def _pages(folder: Path, stage: str) -> Iterator[Link]:
-    """The stage's page, then those in folders of it."""
-    found = sorted((folder / stage).rglob(REPORT), key=lambda path: (len(path.parts), path))
-    for path in found:
+    """The stage's page, then those in folders of it: what the run started from, then its stages in their order."""
+    order = {name: place for place, name in enumerate(NAMES)}
+
+    def place(path: Path) -> tuple[int, int, Path]:
+        return len(path.parts), order.get(path.parent.name, -1), path
+
+    for path in sorted((folder / stage).rglob(REPORT), key=place):
         title, sentence = read_heading(path)
         address = path.relative_to(folder).as_posix()
         yield Link(address, title or address, sentence)

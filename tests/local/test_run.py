@@ -99,7 +99,9 @@ def test_a_changed_setting_is_said_and_redoes_its_stage_alone(finished, callforg
     assert "model_registration.alias was candidate, is shadow" in changed.stdout
     assert "bfcl_eval.seed is new since this run began: 0" in changed.stdout
     assert "bfcl_eval          done already" in changed.stdout and "model_registration done in" in changed.stdout
-    assert "callforge-tiny version 1, alias shadow" in changed.stdout, "the same weights are the same version"
+    assert "callforge-tiny version 1, alias candidate and shadow" in changed.stdout, (
+        "the same weights are the same version"
+    )
     assert _state(folder, NAMES[1:5]) == before
 
 
