@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from components.errors import InputError
 from components.files import expand_home, is_folder
 from components.services.storage import is_remote, names_below
-from components.stages.catalogue import STAGES
-from components.stages.folder import MANIFEST
+from components.stages.catalogue import STAGES, Stage
+from components.stages.folder import MANIFEST, read_config, read_manifest
 from components.stages.publishing import resolve_published
 from pipelines.local import RUNS, shown
 from pipelines.local_pipeline import REQUEST
@@ -17,7 +17,7 @@ from pipelines.local_pipeline import REQUEST
 if TYPE_CHECKING:
     from components.language_models.base_models import ResolvedModel
 
-TRAINED = [stage.name for stage in reversed(STAGES) if "model/**/*" in stage.content]  # the last one first
+TRAINING = [stage for stage in STAGES if "model/**/*" in stage.content]
 
 
 def find_model(reference: str) -> str:
@@ -38,14 +38,23 @@ def find_model(reference: str) -> str:
     for folder in (expand_home(reference), RUNS / reference):
         if not (is_folder(folder) and (folder / REQUEST).is_file()):
             continue
-        for stage in TRAINED:
-            if (folder / stage / MANIFEST).is_file():
-                return shown((folder / stage / "model").absolute())
+        for stage in reversed(TRAINING):
+            if (folder / stage.name / MANIFEST).is_file() and _is_of_this_run(stage, folder):
+                return shown((folder / stage.name / "model").absolute())
         raise InputError(
             f"model {reference}: the run in {folder} has trained no model yet; `callforge run --run-id {folder.name}` "
             "goes on with it"
         )
     return reference
+
+
+def _is_of_this_run(stage: Stage, run: Path) -> bool:
+    """Whether the stage went on from the model that the run holds now: one before it may have been done again."""
+    config = read_config(run / stage.name)
+    went_on_from = config.identity.get("inputs", {}) if config else {}
+    trained = [item.name for item in TRAINING]
+    before = {name: read_manifest(run / source) for name, source in stage.inputs.items() if source in trained}
+    return all(item is not None and went_on_from.get(name) == item.content for name, item in before.items())
 
 
 def model_folder(reference: str) -> Path:

@@ -12,6 +12,7 @@ from components.errors import InputError
 from components.function_calls.parse import parse_turn
 from components.function_calls.prompt import ToolNames
 from components.language_models.answer import Answer
+from components.stages.folder import Config, Manifest, write_config
 from pipelines.ask import lines_of, read_tools_file
 from pipelines.named_models import find_model
 
@@ -57,11 +58,19 @@ def test_of_a_run_the_model_trained_last_is_asked(tmp_path: Path, monkeypatch: p
     (run / "run.json").write_text("{}")
     with pytest.raises(InputError, match="has trained no model yet; `callforge run --run-id first` goes on"):
         find_model("first")
-    (run / "sft_warmup" / "manifest.json").touch()
+    _finish(run / "sft_warmup", content="warm", inputs={"records": "data"})
     assert find_model("first") == find_model(str(run)) == ".callforge/runs/first/sft_warmup/model"
-    (run / "egpo_rl" / "manifest.json").touch()
+    _finish(run / "egpo_rl", content="trained", inputs={"records": "data", "model": "warm"})
     assert find_model("first") == ".callforge/runs/first/egpo_rl/model"
+    _finish(run / "sft_warmup", content="warmer", inputs={"records": "data"})  # done again, and EGPO not yet
+    assert find_model("first") == ".callforge/runs/first/sft_warmup/model"
     assert find_model("org/name") == "org/name"
+
+
+def _finish(folder: Path, content: str, inputs: dict[str, str]) -> None:
+    write_config(folder, Config(stage=folder.name, settings={}, identity={"inputs": inputs}))
+    manifest = Manifest(stage=folder.name, work="", content=content, files={}, metrics={})
+    (folder / "manifest.json").write_text(manifest.model_dump_json())
 
 
 @pytest.mark.parametrize(
