@@ -8,6 +8,7 @@ callforge is installed: only our prompt and parser make the calls that the model
 from __future__ import annotations
 
 import json
+import math
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -94,7 +95,7 @@ class FunctionCaller:
         if hasattr(model_input, "to_dict"):
             model_input = model_input.to_dict("records")
         requests = [model_input] if isinstance(model_input, dict) else model_input
-        return [openai_message(self._answer(request)) for request in requests]
+        return [openai_message(self._answer(_given(request))) for request in requests]
 
     def _answer(self, request: dict[str, Any]) -> Answer:
         from components.function_calls.formats.parts import read_messages, read_tools
@@ -114,6 +115,15 @@ class FunctionCaller:
             temperature=float(request.get("temperature", 0.0)),
             seed=int(request.get("seed", 0)),
         )
+
+
+def _given(request: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a request has: for one that it lacks JSON may hold null, and a data frame NaN."""
+    return {
+        name: value
+        for name, value in request.items()
+        if value is not None and not (isinstance(value, float) and math.isnan(value))
+    }
 
 
 def openai_message(found: Answer) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
@@ -159,6 +160,8 @@ def test_mlflow_loads_a_version_by_its_alias_and_the_commands_ask_it(
     model = mlflow.pyfunc.load_model(reference)
     [message] = model.predict(request)
     assert message["role"] == "assistant"
+    frame = pd.DataFrame([request, request | {"seed": 0, "temperature": 0.0}])  # NaN where the first has nothing
+    assert model.predict(frame) == [message, message]
     # References of some lines that stand for 4**14 schemas: whoever serves the model is not kept busy by a request.
     doubling = {f"a{n}": {"properties": {key: {"$ref": f"#/$defs/a{n + 1}"} for key in "bcde"}} for n in range(14)}
     parameters = {"properties": {"x": {"$ref": "#/$defs/a0"}}, "$defs": doubling}
