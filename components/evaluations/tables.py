@@ -41,28 +41,27 @@ def scores_table(folders: Mapping[str, Path]) -> TextTable:
     Raises:
         InputError: a scores.json is not one of ours, or there is none.
     """
-    rows: list[list[str]] = []
-    notes: list[str] = []
-    names: list[str] = []
-    for below in (OWN_FOLDER, ""):
-        found = {name: read_scores(path / below) for name, path in folders.items() if holds_evaluation(path / below)}
-        if found:
-            names = list(found)
-            rows += _score_rows(found)
-            notes.append(small_sample(found[names[0]]))
+    benchmarks = [
+        {name: read_scores(path / below) for name, path in folders.items() if holds_evaluation(path / below)}
+        for below in (OWN_FOLDER, "")
+    ]
+    names = [name for name in folders if any(name in found for found in benchmarks)]
+    done = [found for found in benchmarks if found]
+    rows = [row for found in done for row in _score_rows(found, names)]
+    notes = [small_sample(next(iter(found.values()))) for found in done]
     if not rows:
         raise InputError(f"evaluation: there is none in {', '.join(map(str, folders.values()))}")
     return TextTable("right answers", ["right answers", "questions", *names], rows, next(filter(None, notes), ""))
 
 
-def _score_rows(found: Mapping[str, Scores]) -> Iterator[list[str]]:
+def _score_rows(found: Mapping[str, Scores], names: Sequence[str]) -> Iterator[list[str]]:
     first = next(iter(found.values()))
     for name in headlines_of(first):
-        cells = [share(scores.means[name]) for scores in found.values()]
+        cells = [share(found[model].means[name]) if model in found else "-" for model in names]
         yield [f"{benchmark_name(first)}: {headline(name)}", f"{first.means[name].questions:,}", *cells]
     for category, entry in first.categories.items():
         if category not in OWN:
-            cells = [percent(scores.categories[category].accuracy) for scores in found.values()]
+            cells = [percent(found[model].categories[category].accuracy) if model in found else "-" for model in names]
             yield [f"  {category}", asked(entry), *cells]
 
 

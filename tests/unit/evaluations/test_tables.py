@@ -55,6 +55,16 @@ def test_own_records_come_first_and_are_not_summed_up_with_bfcl(folders):
     ]
 
 
+def test_a_model_that_was_not_asked_own_records_keeps_its_column(folders):
+    write_evaluation(folders["base"], evaluation(BASE))
+    write_evaluation(folders["EGPO"], evaluation(TRAINED, own=evaluation({"own_calls": "01", "own_no_call": "1"})))
+    table = scores_table(folders)
+    assert table.columns[2:] == ["base", "EGPO"]
+    assert (
+        table.rows[0][0] == "own records: calls" and table.rows[0][2] == "-" and table.rows[0][3].startswith("50.0 %")
+    )
+
+
 def test_many_questions_need_no_note(folders):
     write_evaluation(folders["base"], evaluation({"simple_python": "10" * 200, "irrelevance": "1" * 240}))
     table = scores_table(folders)
