@@ -54,6 +54,7 @@ def demo() -> Profile:
             "egpo_rl.rollout.temperature": 1.0,  # at 0.7 half of the groups had no right answer, and taught nothing
             "egpo_rl.update.learning_rate": 1e-4,
             "egpo_rl.update.warmup_steps": 1,
+            "egpo_rl.update.unique_tokens_per_pass": 3072,  # a step in one pass takes more than 8 GB
             "egpo_rl.rollout.max_prompt_tokens": 384,
             "egpo_rl.rollout.max_new_tokens": 96,
             "egpo_rl.held_out": 16,
