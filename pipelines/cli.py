@@ -415,13 +415,13 @@ def clean(
     of your own.
     """
     from pipelines.clean import give_back_space, look, remove
-    from pipelines.embedded import S3_ADDRESSES, embedded_services
+    from pipelines.embedded import S3_ADDRESSES
     from pipelines.local import SERVICES
 
     own = any(map(os.environ.get, (*S3_ADDRESSES, "MLFLOW_TRACKING_URI"))) or not SERVICES.is_dir()
     with ExitStack() as stack:
         if not own:
-            os.environ.update(stack.enter_context(embedded_services(SERVICES)))
+            _start_services(stack)
         found = look(runs or [], checkpoints, embedded=not own)
         for held in found:
             for line in held.describe():
@@ -499,13 +499,12 @@ def _use_own_services(stack: ExitStack) -> None:
         InputError: there were no runs here.
     """
     from components.services.mlflow_server import tracking_uri
-    from pipelines.embedded import embedded_services
     from pipelines.local import SERVICES
 
     if not tracking_uri():
         if not SERVICES.is_dir():
             raise InputError("MLFLOW_TRACKING_URI: set it to your MLflow server; no run has started one here")
-        os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
+        _start_services(stack)
 
 
 def _place(artifact_root: str | None, run_id: str | None) -> dict[str, str | None]:
@@ -521,7 +520,7 @@ def _use_services_of(stack: ExitStack, *places: str) -> None:
         InputError: a registered model is named, and there were no runs here.
     """
     from components.model_registration.registry import MODELS
-    from pipelines.embedded import S3_ADDRESSES, embedded_services
+    from pipelines.embedded import S3_ADDRESSES
     from pipelines.local import SERVICES
     from pipelines.seaweedfs import BUCKET
 
@@ -529,7 +528,15 @@ def _use_services_of(stack: ExitStack, *places: str) -> None:
     if any(place.startswith(MODELS) for place in places):
         _use_own_services(stack)
     elif any(place.startswith(f"s3://{BUCKET}/") for place in places) and not named and SERVICES.is_dir():
-        os.environ.update(stack.enter_context(embedded_services(SERVICES)))
+        _start_services(stack)
+
+
+def _start_services(stack: ExitStack) -> None:
+    """Start this directory's S3 and MLflow, unless they run already, and name them in the environment."""
+    from pipelines.embedded import embedded_services
+    from pipelines.local import SERVICES
+
+    os.environ.update(stack.enter_context(embedded_services(SERVICES.resolve())))
 
 
 def _local_path(value: str | None) -> str | None:
